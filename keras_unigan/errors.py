@@ -1,0 +1,80 @@
+"""Coded errors: what was found, what was expected, why it matters, and the command that helps.
+
+A code is `KUG-` + D data, T training, S serving or E environment + two digits. Codes are stable: a
+number is never given to another mistake.
+"""
+
+import difflib
+
+# code -> (title, exit code of the command line: 2 usage, 3 data, 4 environment or server)
+CODES = {
+    "KUG-D01": ("file or folder missing, or no images in it", 3),
+    "KUG-D02": ("image without label, or label without image", 3),
+    "KUG-D03": ("image and label differ in shape", 3),
+    "KUG-D04": ("image and label differ in affine", 3),
+    "KUG-D05": ("label values outside the study's map, or not whole numbers", 3),
+    "KUG-D06": ("NaN or infinite voxels", 3),
+    "KUG-D07": ("file cannot be read (truncated, not the format of its name)", 3),
+    "KUG-D08": ("study, plan or manifest file is not valid", 3),
+    "KUG-D09": ("shards damaged, of another plan or of another version", 3),
+    "KUG-D10": ("number of axes or voxel type not supported", 3),
+    "KUG-D11": ("spacing or affine unusable", 3),
+    "KUG-D12": ("constant image", 3),
+    "KUG-D13": ("the same case twice, or one subject in two splits", 3),
+    "KUG-D14": ("no usable case for a modality or split", 3),
+    "KUG-T01": ("unknown model", 2),
+    "KUG-T02": ("setting out of range or unknown", 2),
+    "KUG-T03": ("unknown modality", 2),
+    "KUG-T04": ("run folder or checkpoint missing, or of another architecture", 2),
+    "KUG-T05": ("training produced non-finite losses", 3),
+    "KUG-S01": ("server cannot be reached", 4),
+    "KUG-S02": ("model, version or signature not on the server", 4),
+    "KUG-S03": ("message larger than the other side accepts", 4),
+    "KUG-S04": ("request refused by the server", 4),
+    "KUG-S05": ("exported model differs from the trained one", 4),
+    "KUG-S06": ("server files or settings not usable", 4),
+    "KUG-E01": ("package missing", 4),
+    "KUG-E02": ("output already exists", 2),
+    "KUG-E03": ("versions of TensorFlow or Keras not supported", 4),
+}
+
+
+class CodedError(ValueError):
+    """An error with a stable code.
+
+    The message reads `CODE where: found …, expected …. why Fix: fix`.
+
+    Args:
+        code: Key of `CODES`.
+        where: File, case or argument that is wrong.
+        found: What was there.
+        expected: What should be there.
+        why: One sentence: what goes wrong otherwise. May be empty.
+        fix: Command or action that helps. May be empty.
+    """
+
+    def __init__(self, code, where, found, expected, why="", fix=""):
+        if code not in CODES:
+            raise KeyError(code)
+        super().__init__(code, str(where), found, expected, why, fix)
+        self.code, self.where = code, str(where)
+        self.found, self.expected, self.why, self.fix = found, expected, why, fix
+
+    @property
+    def exit_code(self):
+        """Exit code of the command line for this error."""
+        return CODES[self.code][1]
+
+    def __str__(self):
+        text = f"{self.code} {self.where}: found {self.found}, expected {self.expected}."
+        if self.why:
+            text += f" {self.why}"
+        if self.fix:
+            text += f" Fix: {self.fix}"
+        return text
+
+
+def did_you_mean(name, known):
+    """Returns ` (did you mean 'x'?)` for the nearest of `known`, or an empty string."""
+    near = difflib.get_close_matches(str(name), [str(k) for k in known], n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
