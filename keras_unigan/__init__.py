@@ -1,7 +1,7 @@
 """Unpaired multi-modal medical image segmentation with adversarial games, in Keras 3.
 
-Public names are loaded on first use (PEP 562), so that `import keras_unigan` does not import TensorFlow.
-Outputs are for research: this is not a medical device.
+Public names are loaded on first use (PEP 562), so that `import keras_unigan` does not import
+TensorFlow. Outputs are for research: this is not a medical device.
 """
 
 import importlib

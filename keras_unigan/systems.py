@@ -1,8 +1,8 @@
 """SYSTEMS: which networks play which game under one name; plain data.
 
-`training.build_model` reads this table, and `unigan models` prints it. Network entries name a class of
-`networks.NETWORKS` and the constructor arguments that differ from its defaults; `game` names a class
-of `models.MODELS`. Sizes that depend on the data (channels, classes, patch) come from the plan.
+`training.build_model` reads this table, and `unigan models` prints it. Network entries name a class
+of `networks.NETWORKS` and the constructor arguments that differ from its defaults; `game` names a
+class of `models.MODELS`. What depends on the data (channels, classes, strides) comes from the plan.
 """
 
 SYSTEMS = {
@@ -20,7 +20,7 @@ SYSTEMS = {
     "segan": {
         "summary": "SegAN with the practical defaults: concat critic, spectral norm, plus Dice.",
         "networks": {
-            "segmentor": ("SegANSegmentor", {}),
+            "segmentor": ("SegANSegmentor", {"filters": 64}),
             "critic": ("SegANCritic", {"constraint": "spectral"}),
         },
         "game": ("SegAN", {}),
@@ -34,7 +34,7 @@ SYSTEMS = {
     "segan_paper": {
         "summary": "SegAN as published: product masks, eq. 3 layers, clipped critic, no Dice.",
         "networks": {
-            "segmentor": ("SegANSegmentor", {}),
+            "segmentor": ("SegANSegmentor", {"filters": 64}),
             "critic": ("SegANCritic", {"constraint": "clip"}),
         },
         "game": (
