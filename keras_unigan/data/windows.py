@@ -1,0 +1,90 @@
+"""Sliding windows over a volume: where they lie, how much they weigh, and the sum of their answers.
+
+NumPy only, so that an exported graph can repeat the same weights.
+"""
+
+import itertools
+import math
+
+import numpy as np
+
+
+def window_weights(size, patch, overlap=0.5):
+    """Windows along one axis: where they start and how much their voxels weigh.
+
+    Weights are Gaussian around the window's middle with a standard deviation of an eighth of the
+    window, divided by their sum over all windows that hold the voxel. So they add up to 1 at every
+    voxel, and over several axes the weights are the product of those of each axis.
+
+    Args:
+        size: Voxels of the axis, at least `patch`.
+        patch: Voxels of a window.
+        overlap: Share of the window by which two neighbours overlap at least.
+
+    Returns:
+        `(starts, weights)`: integers `(windows,)` and float32 `(windows, patch)`.
+    """
+    step = max(patch * (1 - overlap), 1)
+    count = 1 + math.ceil((size - patch) / step)
+    starts = np.arange(count) * (size - patch) // max(count - 1, 1)
+    offsets = (np.arange(patch) - (patch - 1) / 2) / (patch / 8)
+    gaussian = np.exp(-(offsets**2) / 2)
+    total = np.zeros(size)
+    for start in starts:
+        total[start : start + patch] += gaussian
+    weights = [gaussian / total[start : start + patch] for start in starts]
+    return starts, np.stack(weights).astype(np.float32)
+
+
+def sliding_window(volume, predict, patch_size, overlap=0.5, batch_size=4):
+    """Probabilities of a whole volume from overlapping windows with Gaussian weights.
+
+    2-D windows go over every slice `volume[:, :, k]`, batched across slices. Where the volume is
+    smaller than the window, its minimum is put around it and cut off again.
+
+    Args:
+        volume: Raw intensities, `(x, y, z)`.
+        predict: Function from raw patches `(batch, *patch, 1)`, float32, to probabilities
+            `(batch, *patch, outputs)`. The last batch may be smaller.
+        patch_size: Window in voxels, 2 or 3 values.
+        overlap: Share of the window by which neighbours overlap at least, 0 <= overlap < 1.
+        batch_size: Windows per call of `predict`.
+
+    Returns:
+        float32 `(x, y, z, outputs)`.
+    """
+    flat = len(patch_size) == 2
+    window = (*patch_size, 1) if flat else tuple(patch_size)
+    if volume.ndim != 3 or len(window) != 3 or batch_size < 1 or not 0 <= overlap < 1:
+        raise ValueError(
+            "Expected a volume of 3 axes, a patch of 2 or 3, batch_size >= 1 and 0 <= overlap < 1, "
+            f"got {volume.shape}, {tuple(patch_size)}, {batch_size} and {overlap}."
+        )
+    missing = [max(w - n, 0) for n, w in zip(volume.shape, window, strict=True)]
+    margins = [(m // 2, m - m // 2) for m in missing]
+    padded = np.pad(np.asarray(volume, np.float32), margins, constant_values=volume.min())
+    axes = [window_weights(n, w, overlap) for n, w in zip(padded.shape, window, strict=True)]
+    tiles = list(itertools.product(*(range(len(starts)) for starts, _ in axes)))
+    result = None
+    for begin in range(0, len(tiles), batch_size):
+        batch = tiles[begin : begin + batch_size]
+        starts = [[s[i] for (s, _), i in zip(axes, tile, strict=True)] for tile in batch]
+        boxes = [
+            tuple(slice(s, s + w) for s, w in zip(start, window, strict=True)) for start in starts
+        ]
+        patches = np.stack([padded[box] for box in boxes])[..., None]
+        probabilities = np.asarray(predict(patches[:, :, :, 0] if flat else patches))
+        probabilities = probabilities[:, :, :, None] if flat else probabilities
+        if probabilities.shape[:-1] != patches.shape[:-1]:
+            raise ValueError(
+                f"Expected predict to keep batch and patch {patches.shape[:-1]}, "
+                f"got {probabilities.shape}."
+            )
+        if result is None:
+            result = np.zeros((*padded.shape, probabilities.shape[-1]), np.float32)
+        for tile, box, values in zip(batch, boxes, probabilities, strict=True):
+            x, y, z = (w[i] for (_, w), i in zip(axes, tile, strict=True))
+            weight = x[:, None, None] * y[:, None] * z
+            result[box] += values * weight[..., None]
+    inside = tuple(slice(b, b + n) for (b, _), n in zip(margins, volume.shape, strict=True))
+    return result[inside]

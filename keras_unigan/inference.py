@@ -1,0 +1,355 @@
+"""From a scan to a label map on the scan's own grid, with any model.
+
+`segment` takes any function from raw patches to probabilities: a local network or a remote
+call. TensorFlow is imported by `Predictor` only, so that a client can use this module without it.
+"""
+
+import glob
+import os
+from pathlib import Path
+
+import nibabel
+import numpy as np
+
+from keras_unigan.config import Plan
+from keras_unigan.data import nifti, preprocessing
+from keras_unigan.data.windows import sliding_window
+from keras_unigan.errors import CodedError, did_you_mean
+
+
+def paint(probabilities, labels):
+    """Label map in the study's own file values.
+
+    Args:
+        probabilities: `(..., outputs)`.
+        labels: `config.Labels`. Classes: the most probable one, a merged class by its first value.
+            Regions: painted in order where the probability is above one half.
+
+    Returns:
+        uint8 `(...)`.
+    """
+    values = np.array(labels.output_values, np.uint8)
+    if not labels.overlapping:
+        return values[np.argmax(probabilities, axis=-1)]
+    painted = np.zeros(probabilities.shape[:-1], np.uint8)
+    for index, value in enumerate(values):
+        painted[probabilities[..., index] > 0.5] = value
+    return painted
+
+
+def check_modality(plan, modality):
+    """Name of a modality as the plan has it; None stays None (unknown).
+
+    Raises:
+        CodedError: KUG-T03 when the plan has no such modality.
+    """
+    if modality is None or modality.lower() in plan.modalities:
+        return modality and modality.lower()
+    raise CodedError(
+        "KUG-T03",
+        "modality",
+        f"{modality!r}{did_you_mean(modality.lower(), plan.modalities)}",
+        f"one of {list(plan.modalities)}, or none where it is not known",
+    )
+
+
+class Predictor:
+    """Probabilities of raw patches from a network on this machine.
+
+    Calling it is the `predict` of `segment_volume`. One for many scans traces its graph once.
+
+    Args:
+        network: Segmentor that gives logits of normalised patches.
+        plan: `config.Plan` that it was trained with.
+    """
+
+    def __init__(self, network, plan):
+        import keras
+        import tensorflow as tf
+
+        from keras_unigan import layers
+
+        self.network, self.plan = network, plan
+        self.spatial_dims = len(network.input_shape) - 2
+        normalization = layers.IntensityNormalization.from_plan(plan)
+        activation = keras.ops.sigmoid if plan.labels.overlapping else keras.ops.softmax
+
+        @tf.function(
+            input_signature=[
+                tf.TensorSpec((None,) * (self.spatial_dims + 1) + (1,), tf.float32),
+                tf.TensorSpec((None,), tf.int32),
+                tf.TensorSpec((None, 4), tf.float32),
+            ]
+        )
+        def run(patches, domain, statistics):
+            logits = network(normalization(patches, domain, statistics), training=False)
+            return activation(keras.ops.cast(logits, "float32"))
+
+        self._run = run
+
+    def __call__(self, patches, modality, statistics):
+        """Probabilities `(batch, *patch, outputs)` of raw patches `(batch, *patch, 1)`.
+
+        Args:
+            patches: Raw intensities, float32.
+            modality: Name in the plan, or None for unknown.
+            statistics: Mean, standard deviation, 0.5 and 99.5 percentile of the whole volume.
+        """
+        index = -1 if modality is None else self.plan.modalities.index(modality)
+        count = len(patches)
+        rows = np.broadcast_to(np.asarray(statistics, np.float32), (count, 4))
+        return self._run(patches, np.full(count, index, np.int32), rows).numpy()
+
+
+def load(folder):
+    """`Predictor` of a run folder (`network.keras` and `plan.json`).
+
+    Raises:
+        CodedError: KUG-T04 when the folder holds no run.
+    """
+    path = Path(folder)
+    for name in ("network.keras", "plan.json"):
+        if not (path / name).is_file():
+            raise CodedError(
+                "KUG-T04", path, f"no {name}", "a run folder", fix="unigan train shards -o RUN"
+            )
+    import keras
+
+    import keras_unigan.networks  # noqa: F401  Keras revives only classes that were imported.
+
+    try:
+        network = keras.saving.load_model(path / "network.keras", compile=False)
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise CodedError(
+            "KUG-T04",
+            path / "network.keras",
+            f"a file that Keras cannot load ({type(error).__name__})",
+            "a network of this package and version",
+            fix="copy the run folder again, or train again",
+        ) from error
+    return Predictor(network, Plan.load(path / "plan.json"))
+
+
+def predictor_of(model):
+    """`Predictor` of anything that `predict` takes as its model.
+
+    Raises:
+        CodedError: KUG-T04 for a folder without a run.
+        ValueError: For any other kind of model.
+    """
+    if isinstance(model, Predictor):
+        return model
+    if isinstance(model, (str, os.PathLike)):
+        return load(model)
+    if isinstance(model, tuple) and len(model) == 2:
+        return Predictor(*model)
+    if hasattr(model, "network") and hasattr(model, "plan"):
+        return Predictor(model.network, model.plan)
+    raise ValueError(
+        "Expected model to be a run folder, a pair of network and plan, a Predictor or a game, got "
+        f"{type(model).__name__}."
+    )
+
+
+def segment_volume(
+    volume, plan, predict, modality=None, spatial_dims=2, batch_size=4, where="volume"
+):
+    """Label map of a volume on its own grid.
+
+    The volume is turned to RAS+, cropped and resampled as the plan says, and predicted window by
+    window; probabilities are resampled back before the label is chosen.
+
+    Args:
+        volume: `data.nifti.Volume` on its native grid.
+        plan: `config.Plan`.
+        predict: Function `(patches, modality, statistics) -> probabilities`; see `Predictor`.
+        modality: Name in the plan, or None where it is not known.
+        spatial_dims: 2 or 3: which configuration of the plan gives the window.
+        batch_size: Windows per call of `predict`.
+        where: What errors call the volume.
+
+    Returns:
+        `(label_map, probabilities)`: uint8 file values on the native grid, and float32
+        `(x, y, z, outputs)` on the RAS+ grid.
+
+    Raises:
+        CodedError: KUG-T03 for an unknown modality, KUG-D06 for NaN, KUG-D12 for a constant volume.
+    """
+    modality = check_modality(plan, modality)
+    prepared = preprocessing.prepare(volume, plan, None, where)
+    probabilities = sliding_window(
+        prepared.image,
+        lambda patches: predict(patches, modality, prepared.statistics),
+        plan.configuration(spatial_dims).patch_size,
+        plan.overlap,
+        batch_size,
+    )
+    probabilities = preprocessing.restore(probabilities, prepared)
+    return nifti.from_ras(paint(probabilities, plan.labels), volume), probabilities
+
+
+def segment(
+    source,
+    plan,
+    predict,
+    modality=None,
+    output=None,
+    *,
+    spatial_dims=2,
+    spacing=None,
+    batch_size=4,
+):
+    """Segments one scan of any kind; the label map lies on the scan's own grid.
+
+    Args:
+        source: Path of a NIfTI file, nibabel image, or array `(x, y, z)` or `(x, y)` in RAS+.
+        plan: `config.Plan`.
+        predict: See `segment_volume`; also for `modality`, `spatial_dims` and `batch_size`.
+        modality: Name in the plan; None where it is not known.
+        output: Path that receives the label map as `.nii` or `.nii.gz`.
+        spatial_dims: 2 or 3.
+        spacing: mm per voxel of each axis of an array; None: that of the plan. Files and images
+            carry their own.
+        batch_size: Windows per call of `predict`.
+
+    Returns:
+        Values of the study's label files, uint8: an array for an array, else a nibabel image with
+        the input's geometry. With `output`, the path written.
+
+    Raises:
+        CodedError: KUG-T03 for an unknown modality, KUG-E02 when `output` is the scan itself,
+            KUG-D01 to KUG-D12 for a scan that cannot be used.
+        ValueError: For a source of another kind, or `spacing` that does not fit it.
+    """
+    volume, where, is_array = _open(source, output, plan, spacing)
+    label_map, _ = segment_volume(volume, plan, predict, modality, spatial_dims, batch_size, where)
+    if output is not None:
+        nifti.write(output, label_map, volume)
+        return output
+    if is_array:
+        return label_map.reshape(np.shape(source))
+    second = isinstance(volume.header, nibabel.Nifti2Header)
+    kind = nibabel.Nifti2Image if second else nibabel.Nifti1Image
+    return kind.from_bytes(nifti.encode(label_map, volume))
+
+
+def predict(model, source, modality=None, output=None, *, spacing=None, batch_size=4):
+    """Segments one scan with a trained model; see `segment` for all but `model`.
+
+    No system of this version needs the modality; naming it normalises intensities as in training.
+
+    Args:
+        model: Run folder, game (with `network` and `plan`), pair `(network, plan)`, or `Predictor`.
+        source: Path of a NIfTI file, nibabel image, or array.
+        modality: Name in the plan; None where it is not known.
+        output: Path that receives the label map.
+        spacing: mm per voxel of each axis of an array.
+        batch_size: Windows per step.
+
+    Returns:
+        The same kind as `source`, or `output`.
+
+    Raises:
+        CodedError: KUG-T04 for a folder without a run; see `segment` for others.
+        ValueError: For a model of another kind.
+    """
+    predictor = predictor_of(model)
+    return segment(
+        source,
+        predictor.plan,
+        predictor,
+        modality,
+        output,
+        spatial_dims=predictor.spatial_dims,
+        spacing=spacing,
+        batch_size=batch_size,
+    )
+
+
+def _open(source, output, plan, spacing):
+    """Volume of a source, what errors call it, and whether it is an array."""
+    is_image = isinstance(source, nibabel.spatialimages.SpatialImage)
+    is_path = isinstance(source, (str, os.PathLike))
+    if spacing is not None and (is_image or is_path):
+        raise ValueError("Expected spacing with an array only: files and images carry their own.")
+    if output is not None and not _stem(output):
+        raise ValueError(f"Expected output ending in .nii or .nii.gz, got {str(output)!r}.")
+    if is_path:
+        if output is not None:
+            _refuse_same_file(source, output)
+        return nifti.read(source), str(source), False
+    if is_image:
+        return nifti.from_image(source), "image", False
+    array = np.asarray(source)
+    if array.ndim not in (2, 3) or array.dtype.kind not in "iuf":
+        raise ValueError(
+            "Expected a path, a nibabel image, or an array (x, y, z) or (x, y) of numbers, got "
+            f"{type(source).__name__} of shape {array.shape} and type {array.dtype}."
+        )
+    sizes = (*(plan.spacing[: array.ndim] if spacing is None else spacing), 1.0)[:3]
+    if len(sizes) != 3 or (spacing is not None and len(spacing) != array.ndim):
+        raise ValueError(f"Expected {array.ndim} values in spacing, got {tuple(spacing)}.")
+    return nifti.Volume(array.reshape((*array.shape, 1)[:3]), np.diag([*sizes, 1.0])), "array", True
+
+
+def _refuse_same_file(source, output):
+    if Path(output).resolve() == Path(source).resolve():
+        raise CodedError(
+            "KUG-E02",
+            output,
+            "the scan itself",
+            "another path",
+            "The label map would replace the scan.",
+            "choose another output",
+        )
+
+
+def _stem(path):
+    """File name without `.nii` or `.nii.gz`; None for other names."""
+    name = Path(path).name
+    return next((name.removesuffix(e) for e in (".nii.gz", ".nii") if name.endswith(e)), None)
+
+
+def outputs_for(inputs, output):
+    """Scans named by files, folders and globs, each with the path of its label map.
+
+    Folders give their own NIfTI files but those named `seg` or `*_seg` (label maps beside scans).
+
+    Args:
+        inputs: Paths of files, folders, or globs.
+        output: A `.nii` or `.nii.gz` path for one scan; else a folder for `<scan>_seg.nii.gz`.
+
+    Returns:
+        List of `(source, target)` paths, in the order of the inputs and sorted inside each.
+
+    Raises:
+        CodedError: KUG-D01 when an input gives no scan, KUG-T02 for many scans and one output file,
+            KUG-E02 when two scans would write the same file or one its own scan.
+    """
+    sources = []
+    for text in inputs:
+        path = Path(text)
+        if path.is_dir():
+            found = sorted(p for p in path.iterdir() if p.is_file() and _stem(p))
+            found = [p for p in found if _stem(p) != "seg" and not _stem(p).endswith("_seg")]
+        elif path.is_file():
+            found = [path]
+        else:
+            matches = (Path(p) for p in sorted(glob.glob(str(text), recursive=True)))
+            found = [p for p in matches if p.is_file() and _stem(p)]
+        if not found:
+            raise CodedError("KUG-D01", text, "no scan", "NIfTI files (.nii, .nii.gz)")
+        sources += [p for p in found if p not in sources]
+    if _stem(output) and len(sources) > 1:
+        raise CodedError("KUG-T02", "--output", f"one file for {len(sources)} scans", "a folder")
+    folder = Path(output)
+    targets = [
+        folder if _stem(output) else folder / f"{_stem(p) or p.name}_seg.nii.gz" for p in sources
+    ]
+    for source, target in zip(sources, targets, strict=True):
+        _refuse_same_file(source, target)
+        if targets.count(target) > 1:
+            raise CodedError(
+                "KUG-E02", target, "two scans of that name", "one", fix="use two output folders"
+            )
+    return list(zip(sources, targets, strict=True))

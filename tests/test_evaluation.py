@@ -1,0 +1,309 @@
+import csv
+import dataclasses
+import json
+import math
+
+import hypothesis
+import hypothesis.extra.numpy as arrays
+import hypothesis.strategies as st
+import keras
+import numpy as np
+import pytest
+
+from keras_unigan import config, evaluation, metrics
+from keras_unigan.data import nifti
+from keras_unigan.errors import CodedError
+
+CLASSES = config.Labels(classes={"organ": (3, 4), "lesion": (9,)})
+REGIONS = config.Labels(regions={"whole": (1, 2), "core": (2,)})
+SHAPE, SPACING = (12, 10, 4), (1.0, 2.0, 3.0)
+
+
+def make_plan(labels=CLASSES):
+    # Raw 0..200 becomes -1..1 in both modalities.
+    window = config.Normalization("ct", mean=100.0, sd=100.0, low=-1.0, high=1.0)
+    configurations = {"2d": config.Configuration((8, 8), 2, ((2, 2),), 4)}
+    return config.Plan(
+        "study",
+        ("ct", "t1"),
+        labels,
+        SPACING,
+        None,
+        {"ct": window, "t1": window},
+        configurations,
+    )
+
+
+def threshold_network(labels=CLASSES):
+    """First name above 50, second above 150 raw units (-0.5 and 0.5 normalised)."""
+    slopes = [(1.0, 0.5), (1.0, -0.5)] if labels.overlapping else [(0, 0), (1.0, 0.5), (2.0, 0.0)]
+    image = keras.Input((None, None, 1))
+    conv = keras.layers.Conv2D(len(slopes), 1)
+    network = keras.Model(image, conv(image))
+    slope, offset = np.array(slopes, "float32").T
+    conv.set_weights([100 * slope.reshape(1, 1, 1, -1), 100 * offset])
+    return network
+
+
+def boxes(organ, lesion=None):
+    """Intensities of an organ (100) with a lesion (200) in air (0)."""
+    image = np.zeros(SHAPE, np.float32)
+    image[organ] = 100
+    if lesion is not None:
+        image[lesion] = 200
+    return image
+
+
+ORGAN = (slice(2, 9), slice(2, 8), slice(0, 3))
+LESION = (slice(3, 6), slice(4, 6), slice(1, 2))
+
+
+def write_study(folder, labels=CLASSES, extra=()):
+    """Five test cases whose scores are known; the prediction is always what the image shows."""
+    truth = np.zeros(SHAPE, np.uint8)
+    truth[ORGAN], truth[LESION] = 3, 9
+    shifted = np.roll(truth, 1, axis=1)
+    only_organ = np.where(truth == 9, 4, truth)
+    unlabelled = truth.copy()
+    unlabelled[7:9] = 255
+    broken = boxes(ORGAN, LESION)
+    broken[0, 0, 1] = np.nan
+    made = {
+        ("a", "ct"): (boxes(ORGAN, LESION), shifted),
+        ("b", "ct"): (boxes(ORGAN), only_organ),
+        ("c", "t1"): (boxes(ORGAN), truth),
+        ("d", "t1"): (broken, truth),
+        ("e", "t1"): (boxes((slice(2, 12), *ORGAN[1:]), LESION), unlabelled),
+    }
+    cases = []
+    for (subject, modality), (image, label) in {**made, **dict(extra)}.items():
+        affine = np.diag([*SPACING, 1.0])
+        nifti.write(folder / f"{subject}.nii.gz", image, affine=affine)
+        # Stored the other way round: the same world, other axes.
+        flip = np.diag([-1.0, 1, 1, 1])
+        flip[0, 3] = SHAPE[0] - 1
+        flipped = np.ascontiguousarray(label[::-1].transpose(1, 0, 2))
+        nifti.write(
+            folder / f"{subject}_seg.nii.gz", flipped, affine=(affine @ flip)[:, [1, 0, 2, 3]]
+        )
+        cases.append(
+            config.Case(subject, modality, f"{subject}.nii.gz", f"{subject}_seg.nii.gz", "test")
+        )
+    cases.append(config.Case("f", "ct", "f.nii.gz", None, "test"))
+    study = config.Study("study", ("ct", "t1"), labels, tuple(cases), folder=str(folder))
+    study.save(folder / "study.json")
+    return study
+
+
+@pytest.fixture
+def study(tmp_path):
+    return write_study(tmp_path)
+
+
+def score(study, labels=CLASSES, **options):
+    model = (threshold_network(labels), make_plan(labels))
+    scored = list(evaluation.score_cases(model, study, **options))
+    return {(s.case.subject, row["name"]): row for s in scored for row in s.rows}, scored
+
+
+def test_rows_of_known_cases(study):
+    rows, scored = score(study)
+    assert [s.case.subject for s in scored] == list("abcde")  # f has no label map
+    truth = np.zeros(SHAPE, bool)
+    truth[LESION] = True
+    shifted = np.roll(truth, 1, axis=1)
+    lesion = rows["a", "lesion"]
+    assert lesion["dice"] == pytest.approx(metrics.dice(shifted, truth)) == pytest.approx(0.5)
+    assert lesion["hd95"] == pytest.approx(metrics.hd95(shifted, truth, SPACING))
+    assert lesion["assd"] == pytest.approx(1.0)  # half of the voxels move by 2 mm
+    assert (lesion["n_true"], lesion["n_pred"], lesion["status"]) == (6, 6, "ok")
+    assert (lesion["case"], lesion["modality"], lesion["known_modality"]) == ("a_ct", "ct", True)
+    # A merged class is one class, and a lesion that nobody has is not scored.
+    assert rows["b", "organ"]["dice"] == 1.0
+    assert rows["b", "lesion"]["status"] == "undefined"
+    assert math.isnan(rows["b", "lesion"]["dice"])
+    missed = rows["c", "lesion"]
+    diagonal = float(np.linalg.norm(np.multiply(SHAPE, SPACING)))
+    assert (missed["status"], missed["dice"], missed["hd95"]) == ("missed", 0.0, diagonal)
+    # Not labelled from x = 7 to 8: what is predicted there is neither right nor wrong.
+    organ = rows["e", "organ"]
+    wrong, right = 3 * 6 * 3, 5 * 6 * 3 - 6
+    assert (organ["n_true"], organ["n_pred"]) == (right, right + wrong)
+    assert organ["dice"] == pytest.approx(2 * right / (2 * right + wrong))
+
+
+def test_a_bad_case_becomes_rows_with_its_code(study):
+    rows, scored = score(study)
+    for name in ("organ", "lesion"):
+        row = rows["d", name]
+        assert row["status"] == "KUG-D06"
+        assert row["message"].startswith("KUG-D06 d_t1: found 1 NaN")
+        assert math.isnan(row["dice"])
+        assert row["n_true"] is None
+    assert scored[3].image is None
+
+
+def test_missing_files_and_wrong_labels_are_rows_too(tmp_path):
+    study = write_study(tmp_path)
+    (tmp_path / "a.nii.gz").unlink()
+    (tmp_path / "b_seg.nii.gz").write_bytes(b"garbage")
+    affine = np.diag([*SPACING, 1.0])
+    nifti.write(tmp_path / "c_seg.nii.gz", np.full(SHAPE, 77, np.uint8), affine=affine)
+    nifti.write(tmp_path / "e_seg.nii.gz", np.zeros(SHAPE, np.uint8), affine=2 * affine)
+    rows, _ = score(study)
+    codes = [rows[s, "organ"]["status"] for s in "abcde"]
+    assert codes == ["KUG-D01", "KUG-D07", "KUG-D05", "KUG-D06", "KUG-D04"]
+    assert rows["a", "organ"]["message"].startswith("KUG-D01 a.nii.gz: found no such file")
+
+
+def test_a_modality_that_the_model_never_saw_is_a_row_unless_unknown(study):
+    plan = make_plan()
+    window = {"ct": plan.normalization["ct"]}
+    plan = dataclasses.replace(plan, modalities=("ct",), normalization=window)
+    model = (threshold_network(), plan)
+    status = {
+        known: [s.rows[0]["status"] for s in evaluation.score_cases(model, study, "test", known)]
+        for known in (True, False)
+    }
+    assert status[True] == ["ok", "ok", "KUG-T03", "KUG-D06", "KUG-T03"]
+    assert [s for s in status[False] if s.startswith("KUG")] == ["KUG-D06"]
+
+
+def test_regions_are_scored_one_by_one(tmp_path):
+    image = boxes(ORGAN, LESION)
+    label = np.where(image == 200, 2, np.where(image == 100, 1, 0)).astype(np.uint8)
+    label[ORGAN[0], ORGAN[1], 2] = 0
+    study = write_study(tmp_path, REGIONS, [(("a", "ct"), (image, label))])
+    rows, _ = score(study, REGIONS, limit=1)
+    assert rows["a", "core"]["dice"] == 1.0
+    assert rows["a", "whole"]["dice"] == pytest.approx(2 * 84 / (84 + 126))
+    assert (rows["a", "whole"]["n_true"], rows["a", "whole"]["n_pred"]) == (84, 126)
+
+
+def test_unknown_modality_uses_the_volumes_own_range(tmp_path):
+    # Twice the intensities: only the volume's own percentiles put them right.
+    bright = 2 * boxes(ORGAN, LESION)
+    truth = np.zeros(SHAPE, np.uint8)
+    truth[ORGAN], truth[LESION] = 3, 9
+    study = write_study(tmp_path, CLASSES, [(("a", "ct"), (bright + 1, truth))])
+    known, _ = score(study, limit=1)
+    unknown, _ = score(study, limit=1, known_modality=False)
+    assert known["a", "organ"]["dice"] == 0.0
+    assert unknown["a", "lesion"]["dice"] == 1.0
+    assert unknown["a", "lesion"]["known_modality"] is False
+
+
+def test_studies_that_do_not_fit_are_refused(study):
+    with pytest.raises(CodedError, match=r"KUG-T02 split: found 'tests'"):
+        score(study, split="tests")
+    with pytest.raises(CodedError, match=r"KUG-D14 study: found no labelled case in split 'val'"):
+        score(study, split="val")
+    with pytest.raises(CodedError, match=r"KUG-T04 labels: .*'core': \[2\].*'organ': \[3, 4\]"):
+        list(evaluation.score_cases((threshold_network(REGIONS), make_plan(REGIONS)), study))
+
+
+def row(modality, name, dice, status="ok", seconds=1.0):
+    scores = {"dice": dice, "hd95": 10 * dice, "assd": dice}
+    return {"modality": modality, "name": name, **scores, "status": status, "seconds": seconds}
+
+
+def test_summary_means_over_cases_then_names_then_modalities():
+    nan = float("nan")
+    rows = [
+        *(row("ct", "organ", 0.8), row("ct", "lesion", 0.4)),
+        *(row("ct", "organ", 0.6), row("ct", "lesion", nan, "undefined")),
+        *(row("t1", "organ", 1.0), row("t1", "lesion", 0.0, "missed")),
+        *(row("t1", "organ", nan, "KUG-D06", nan), row("t1", "lesion", nan, "KUG-D06", nan)),
+    ]
+    summary = evaluation.summarize(rows)
+    assert (summary["cases"], summary["failed"]) == (4, 1)
+    ct, t1 = (summary["modalities"][m] for m in ("ct", "t1"))
+    assert (ct["dice"], t1["dice"]) == pytest.approx(((0.7 + 0.4) / 2, 0.5))
+    assert summary["macro_dice"] == pytest.approx((0.55 + 0.5) / 2)
+    assert summary["macro_hd95"] == pytest.approx(5.25)
+    organ, lesion, _, t1_lesion = summary["table"]
+    assert (organ["n"], organ["dice_mean"]) == (2, pytest.approx(0.7))
+    assert organ["dice_sd"] == pytest.approx(math.sqrt(0.02))
+    assert (lesion["n"], lesion["undefined"], lesion["failed"]) == (1, 1, 0)
+    assert math.isnan(lesion["dice_sd"])
+    assert (t1_lesion["n"], t1_lesion["missed"], t1_lesion["failed"]) == (1, 1, 1)
+
+
+@hypothesis.given(arrays.arrays(bool, (2, 3, 2, 4, 3, 2)), st.integers(0, 2), st.integers(0, 1))
+@hypothesis.settings(max_examples=40, deadline=None)
+def test_deleting_the_prediction_of_something_present_never_helps(masks, case, name):
+    truth, prediction = masks
+    hypothesis.assume(truth[case, name].any())
+
+    def macro(prediction):
+        common = {"modality": "ct", "seconds": 0.0}
+        rows = [
+            {**common, **line}
+            for pair in zip(truth, prediction, strict=True)
+            for line in evaluation.score_masks(*pair, ("organ", "lesion"), (1.0, 1.0, 2.0))
+        ]
+        return evaluation.summarize(rows)
+
+    before = macro(prediction)
+    emptied = prediction.copy()
+    emptied[case, name] = False
+    after = macro(emptied)
+    assert after["macro_dice"] <= before["macro_dice"] + 1e-12
+    assert after["macro_hd95"] >= before["macro_hd95"] - 1e-9
+    assert after["macro_assd"] >= before["macro_assd"] - 1e-9
+    assert after["table"][0]["n"] == before["table"][0]["n"]
+
+
+def test_run_folder_gets_json_csv_and_slices(tmp_path):
+    run = tmp_path / "run"
+    make_plan().save(run / "plan.json")
+    threshold_network().save(run / "network.keras")
+    truth = np.zeros(SHAPE, np.uint8)
+    truth[ORGAN] = 3
+    extra = {(s, "ct"): (boxes(ORGAN), np.roll(truth, i, 0)) for i, s in enumerate("xyz")}
+    write_study(tmp_path / "study", extra=extra.items())
+    said = []
+    summary = evaluation.evaluate_run(run, tmp_path / "study" / "study.json", say=said.append)
+    assert summary["outputs"] == [str(run / "metrics.json"), str(run / "metrics.csv")]
+    assert said[3].startswith("d_t1: KUG-D06")
+
+    saved = json.loads((run / "metrics.json").read_text(), parse_constant=pytest.fail)
+    assert saved["macro_dice"] == pytest.approx(summary["macro_dice"])
+    assert (saved["split"], saved["known_modality"], saved["failed"]) == ("test", True, 1)
+    own = [r["dice"] for r in saved["rows"] if r["case"] == "a_ct"]
+    assert said[0] == f"a_ct: Dice {np.mean(own):.3f}"
+    with (run / "metrics.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == len(saved["rows"]) == 16
+    assert lines[3]["dice"] == ""  # undefined
+    assert float(lines[0]["dice"]) == pytest.approx(saved["rows"][0]["dice"])
+
+    ranks = {(o["modality"], o["rank"]): o for o in saved["overlays"]}
+    places = [("ct", "best"), ("ct", "median"), ("ct", "worst"), ("t1", "best"), ("t1", "worst")]
+    assert sorted(ranks) == places
+    assert ranks["ct", "best"]["dice"] == 1.0
+    assert sorted(p.name for p in (run / "samples").iterdir()) == sorted(
+        o["file"].removeprefix("samples/") for o in saved["overlays"]
+    )
+    overlay = np.load(run / ranks["t1", "best"]["file"])
+    assert list(overlay["names"]) == ["organ", "lesion"]
+    assert overlay["image"].shape == (len(overlay["slices"]), *SHAPE[:2])
+    assert overlay["truth"].shape == (len(overlay["slices"]), 2, *SHAPE[:2])
+    assert overlay["middle"] in overlay["slices"]
+
+    again = evaluation.evaluate_run(run, tmp_path / "study" / "study.json", known_modality=False)
+    assert again["outputs"][0].endswith("metrics_unknown.json")
+    assert (run / "samples" / "unknown-0000.npz").exists()
+    assert (run / ranks["ct", "best"]["file"]).exists()
+
+
+@pytest.mark.parametrize(
+    ("count", "ranks"),
+    [(1, ["only"]), (2, ["best", "worst"]), (3, ["best", "median", "worst"])],
+)
+def test_ranks_of_few_cases(count, ranks):
+    candidates = [{"modality": "ct", "dice": 0.1 * i} for i in range(count)]
+    candidates.append({"modality": "ct", "dice": float("nan")})
+    chosen = evaluation.best_median_worst(candidates)
+    assert [c["rank"] for c in chosen] == ranks
+    assert chosen[0]["dice"] == pytest.approx(0.1 * (count - 1))
