@@ -567,6 +567,114 @@ def push(
     printer.result(result, f"unigan serve {output}")
 
 
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)
+def serve(context: typer.Context):
+    """Serves models over gRPC and REST with TensorFlow Serving's protocols and flag names."""
+    if not context.args or {"-h", "--help"} & set(context.args):
+        settings = need("keras_unigan.serving.settings", "serving")
+        print(settings.parser().format_help())
+        raise typer.Exit(0 if context.args else 2)
+    use_device("auto")
+    settings = need("keras_unigan.serving.settings", "serving")
+    server = need("keras_unigan.serving.server", "serving")
+    raise typer.Exit(server.serve(settings.Options.parse(context.args)))
+
+
+@app.command()
+def deploy(
+    kind: Annotated[str, typer.Argument(help="compose")],
+    models: Annotated[str, typer.Option(help="Model folder; versions inside.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="Folder for the files.")],
+    json: Json = False,
+):
+    """Writes the files that run a model under the stock TensorFlow Serving image."""
+    deploy_module = need("keras_unigan.serving.deploy", "serving")
+    if kind != "compose":
+        raise CodedError("KUG-T02", "kind", repr(kind), "compose")
+    folder = os.path.abspath(models)
+    written = deploy_module.compose(output, os.path.basename(folder), folder)
+    printer = Printer(json)
+    printer.say(*[f"Wrote {path}" for path in written])
+    printer.result(
+        {"outputs": [str(path) for path in written]}, f"docker compose -f {written[0]} up"
+    )
+
+
+Address = Annotated[str, typer.Argument(metavar="HOST:PORT", help="gRPC address.")]
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model.")]
+Timeout = Annotated[float, typer.Option(help="Seconds that one answer may take.")]
+Version = Annotated[int | None, typer.Option(help="Version; left out: the newest available.")]
+
+
+def connect(address, model, version, timeout):
+    """Client of one model; the import waits until the arguments are known to be good."""
+    client = need("keras_unigan.serving.client", "serving")
+    return client.Client(address, model, version=version, timeout=timeout)
+
+
+@client_app.command()
+def segment(
+    address: Address,
+    model: ModelName,
+    inputs: Annotated[list[str], typer.Argument(help="Files, folders or globs.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="A file, or a folder for many.")],
+    modality: Modality = None,
+    version: Version = None,
+    timeout: Timeout = 60.0,
+    overwrite: Overwrite = False,
+    json: Json = False,
+    quiet: Quiet = False,
+):
+    """Segments scans on a server; each label map lands on its scan's own grid."""
+    from keras_unigan import inference
+
+    printer = Printer(json, quiet)
+    pairs = inference.outputs_for(inputs, output)
+    for _, target in pairs:
+        claim(target, overwrite)
+    with connect(address, model, version, timeout) as asked:
+        for source, target in pairs:
+            asked.segment(source, modality=modality, output=target)
+            printer.say(f"Wrote {target}")
+    printer.result({"outputs": [str(t) for _, t in pairs]})
+
+
+@client_app.command()
+def status(
+    address: Address,
+    model: ModelName,
+    version: Version = None,
+    timeout: Timeout = 10.0,
+    json: Json = False,
+):
+    """Shows the versions of a model and their states."""
+    with connect(address, model, version, timeout) as asked:
+        found = asked.status()
+    printer = Printer(json)
+    printer.say(*[f"version {v['version']}: {v['state']} {v['error_message']}" for v in found])
+    printer.result(found)
+
+
+@client_app.command()
+def describe(
+    address: Address,
+    model: ModelName,
+    version: Version = None,
+    timeout: Timeout = 10.0,
+    json: Json = False,
+):
+    """Shows the model card: labels, modalities, spacing, signatures."""
+    with connect(address, model, version, timeout) as asked:
+        card = asked.describe()
+    printer = Printer(json)
+    keys = ("study", "network", "spatial_dims", "modalities", "spacing", "patch_size", "notice")
+    printer.say(*[f"{key}: {card[key]}" for key in keys], f"labels: {card['labels']['names']}")
+    printer.result(card)
+
+
 @app.command()
 def demo(
     output: Annotated[str, typer.Option("--output", "-o", help="Folder to fill.")] = "unigan_demo",

@@ -35,7 +35,7 @@ CODES = {
     "KUG-S06": ("server files or settings not usable", 4),
     "KUG-E01": ("package missing", 4),
     "KUG-E02": ("output already exists", 2),
-    "KUG-E03": ("versions of TensorFlow or Keras not supported", 4),
+    "KUG-E03": ("device, or version of TensorFlow or Keras, not usable", 4),
 }
 
 

@@ -129,3 +129,9 @@ def test_help_is_light():
 def test_codes_are_well_formed():
     assert all(code[:5] in ("KUG-D", "KUG-T", "KUG-S", "KUG-E") for code in CODES)
     assert {exit_code for _, exit_code in CODES.values()} <= {2, 3, 4}
+
+
+def test_every_code_is_documented(root):
+    rows = (root / "docs" / "errors.md").read_text(encoding="utf-8").splitlines()
+    documented = [r.strip("| ").split(" | ") for r in rows if r.startswith("| KUG-")]
+    assert documented == [[code, text, str(exit)] for code, (text, exit) in CODES.items()]

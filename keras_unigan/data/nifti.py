@@ -1,0 +1,315 @@
+"""NIfTI files to volumes and back: read, reorient to RAS+, write on the input's own grid.
+
+Arrays are indexed (x, y, z); affines take voxel indices to RAS+ millimetres. A 2-D file becomes a
+volume of one slice. Reorienting permutes and flips axes and never interpolates.
+"""
+
+import dataclasses
+import gzip
+import io
+import os
+import zlib
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from keras_unigan.errors import CodedError
+
+_DAMAGED = (
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    zlib.error,
+    nib.filebasedimages.ImageFileError,
+    nib.spatialimages.HeaderDataError,
+    nib.wrapstruct.WrapStructError,
+)
+_KINDS = {
+    size.to_bytes(4, order): kind
+    for size, kind in ((348, nib.Nifti1Image), (540, nib.Nifti2Image))
+    for order in ("little", "big")
+}
+_GEOMETRY = (
+    *("pixdim", "xyzt_units", "dim_info", "qform_code", "sform_code"),
+    *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+    *("srow_x", "srow_y", "srow_z"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Volume:
+    """A scan or label map with its place in the world.
+
+    Attributes:
+        array: Values, shape (x, y, z), scaled as the header says, in the file's voxel type where
+            it has no scale.
+        affine: Voxel index to RAS+ mm, (4, 4) float64.
+        header: NIfTI header of the file that it came from, or None.
+    """
+
+    array: np.ndarray
+    affine: np.ndarray
+    header: nib.Nifti1Header | None = None
+
+    @property
+    def shape(self):
+        """Voxels along (x, y, z)."""
+        return self.array.shape
+
+    @property
+    def spacing(self):
+        """Millimetres between voxels along each axis of the array, a tuple of three floats."""
+        return tuple(float(s) for s in nib.affines.voxel_sizes(self.affine))
+
+
+def read(path):
+    """Reads a `.nii` or `.nii.gz` file in its own orientation.
+
+    Args:
+        path: Local path.
+
+    Returns:
+        `Volume`; a 2-D file has shape (x, y, 1).
+
+    Raises:
+        CodedError: KUG-D01 missing, KUG-D07 damaged or not NIfTI, KUG-D10 not 2-D or 3-D or not one
+            real number a voxel, KUG-D11 unusable affine.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CodedError(
+            "KUG-D01", path, "no such file", "a NIfTI file", fix="check the path and the spelling"
+        )
+    return read_bytes(path.read_bytes(), str(path))
+
+
+def read_bytes(data, name):
+    """Reads the bytes of a `.nii` or `.nii.gz` file; see `read`.
+
+    Args:
+        data: The whole file.
+        name: What errors call it.
+    """
+    size = len(data)
+    try:
+        if data[:2] == b"\x1f\x8b":
+            data = gzip.decompress(data)
+        kind = _KINDS.get(data[:4])
+        if kind is None:
+            raise nib.filebasedimages.ImageFileError("neither NIfTI-1 nor NIfTI-2")
+        header = kind.header_class.from_fileobj(io.BytesIO(data), check=False)
+        affine = _affine(header, name)
+        image = kind.from_bytes(data)
+        _check_kind(image, name)
+        array = np.asanyarray(image.dataobj)
+    except CodedError:
+        raise
+    except _DAMAGED as error:
+        raise _damaged(name, f"a file of {size} bytes", error) from error
+    return _volume(array, affine, header, name)
+
+
+def from_image(image, name="image"):
+    """Makes a `Volume` of a nibabel image in memory; see `read` for the errors."""
+    _check_kind(image, name)
+    header = image.header if isinstance(image.header, nib.Nifti1Header) else None
+    if image.affine is None:
+        raise CodedError("KUG-D11", name, "no affine", "an affine to RAS+ mm")
+    affine = np.array(image.affine, np.float64)
+    _check_affine(affine, name)
+    try:
+        array = np.asanyarray(image.dataobj)
+    except _DAMAGED as error:
+        raise _damaged(name, "an image", error) from error
+    return _volume(array, affine, header, name)
+
+
+def _damaged(name, found, error):
+    return CodedError(
+        "KUG-D07",
+        name,
+        f"{found} that ends early or is no NIfTI ({type(error).__name__})",
+        "a whole .nii or .nii.gz file",
+        "A part of an image cannot be trusted.",
+        "copy the file again from its source, or leave the case out",
+    )
+
+
+def _check_kind(image, name):
+    dtype = image.get_data_dtype()
+    if dtype.fields or dtype.kind not in "iuf":
+        raise CodedError(
+            "KUG-D10",
+            name,
+            f"voxels of type {'RGB' if dtype.fields else dtype}",
+            "one real number a voxel",
+            fix="save one channel as its own file",
+        )
+
+
+def _affine(header, name):
+    """Best affine of an unchecked header; nibabel would turn a spacing of 0 into 1 in silence."""
+    try:
+        with np.errstate(all="ignore"):
+            affine = np.array(header.get_best_affine(), np.float64)
+    except (ValueError, nib.spatialimages.HeaderDataError) as error:
+        raise CodedError(
+            "KUG-D11", name, f"a qform that is no rotation ({error})", "a usable affine"
+        ) from error
+    if int(header["dim"][0]) == 2 and np.isfinite(affine).all() and not affine[:3, 2].any():
+        # A 2-D file need not say where the next slice would be; 1 mm along the normal is neutral.
+        normal = np.cross(affine[:3, 0], affine[:3, 1])
+        affine[:3, 2] = normal / (np.linalg.norm(normal) or 1.0)
+    _check_affine(affine, name)
+    return affine
+
+
+def _check_affine(affine, name):
+    finite = bool(np.isfinite(affine).all())
+    spacing = nib.affines.voxel_sizes(affine) if finite else np.full(3, np.nan)
+    unit = affine[:3, :3] / np.where(spacing > 0, spacing, 1.0)
+    if not finite or not (spacing > 1e-6).all() or abs(np.linalg.det(unit)) < 1e-3:
+        raise CodedError(
+            "KUG-D11",
+            name,
+            f"spacing {tuple(float(s) for s in np.round(spacing, 6))} mm and an affine that "
+            + ("has no inverse" if finite else "is not finite"),
+            "positive spacing and three independent axes",
+            "Distances and orientation would be meaningless.",
+            "write the right spacing into the header",
+        )
+
+
+def _volume(array, affine, header, name):
+    shape = array.shape
+    while array.ndim > 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or 0 in array.shape:
+        raise CodedError(
+            "KUG-D10",
+            name,
+            f"{len(shape)} axes of sizes {shape}",
+            "one volume (x, y, z) or one slice (x, y)",
+            fix="save each volume of the last axis as its own file",
+        )
+    return Volume(array, affine, header)
+
+
+def _orientation(shape, affine):
+    """Nibabel orientation to RAS+.
+
+    An image of one slice keeps its slice axis last, whatever plane it lies in: networks for slices
+    work on the first two axes.
+    """
+    orientation = nib.io_orientation(affine)
+    single = [axis for axis, size in enumerate(shape) if size == 1]
+    if len(single) == 1:
+        targets = orientation[:, 0]
+        targets[targets > targets[single[0]]] -= 1
+        targets[single[0]] = 2
+    return orientation
+
+
+def to_ras(volume):
+    """Permutes and flips axes until they run to the right, to the front and up (nearest match).
+
+    An image of one slice keeps its slice axis last. The world position of every voxel stays.
+
+    Returns:
+        `Volume` without header.
+    """
+    orientation = _orientation(volume.shape, volume.affine)
+    array = nib.apply_orientation(volume.array, orientation)
+    affine = volume.affine @ nib.orientations.inv_ornt_aff(orientation, volume.shape)
+    return Volume(np.ascontiguousarray(array), affine)
+
+
+def from_ras(array, reference):
+    """Takes an array on `to_ras(reference)`'s grid back to the axes of `reference`.
+
+    Args:
+        array: Shape (x, y, z) or (x, y, z, channels) in RAS+.
+        reference: `Volume` in its own orientation.
+    """
+    there = _orientation(reference.shape, reference.affine)
+    back = nib.orientations.ornt_transform(np.array([[0, 1], [1, 1], [2, 1]]), there)
+    return np.ascontiguousarray(nib.apply_orientation(array, back))
+
+
+def encode(array, reference=None, affine=None):
+    """Makes the bytes of an uncompressed `.nii` file.
+
+    The header is new and takes only geometry from the reference (affine, qform and sform with their
+    codes, spacing, units), so no name or description of a patient travels along.
+
+    Args:
+        array: Shape of `reference`, or (x, y, z) with `affine`.
+        reference: `Volume` whose grid the array lies on.
+        affine: Voxel index to RAS+ mm, for arrays without a reference.
+
+    Raises:
+        ValueError: When the shape is not the reference's or NIfTI lacks the type.
+    """
+    if (reference is None) == (affine is None):
+        raise ValueError("Expected one of reference and affine, got both or neither.")
+    array = np.asarray(array)
+    array = array.astype(np.uint8) if array.dtype == bool else array
+    if reference is not None and array.shape != reference.shape:
+        raise ValueError(f"Expected array of shape {reference.shape}, got {array.shape}.")
+    source = reference.header if reference is not None else None
+    header = type(source)(endianness="<") if source is not None else nib.Nifti1Header()
+    try:
+        header.set_data_dtype(array.dtype)
+    except nib.spatialimages.HeaderDataError as error:
+        raise ValueError(f"Expected a NIfTI voxel type, got {array.dtype}.") from error
+    if source is None:
+        header.set_data_shape(array.shape)
+        header.set_xyzt_units("mm")
+        grid = affine if reference is None else reference.affine
+        header.set_sform(grid, code=1)
+        header.set_qform(grid, code=1)
+    else:
+        header.set_data_shape(source.get_data_shape())
+        for field in _GEOMETRY:
+            header[field] = source[field]
+    header["vox_offset"] = header.single_vox_offset
+    header["magic"] = header.single_magic
+    header.set_slope_inter(1, 0)
+    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    # Four zero bytes after the header say that no extension follows.
+    return header.binaryblock + b"\0\0\0\0" + little.tobytes(order="F")
+
+
+def write(path, array, reference=None, affine=None):
+    """Writes a `.nii` or `.nii.gz` file through a temporary sibling and a rename; see `encode`.
+
+    The same input gives the same bytes. A 2-D reference gives a 2-D file.
+
+    Args:
+        path: Where to; the ending says whether it is compressed.
+        array: See `encode`.
+        reference: See `encode`.
+        affine: See `encode`.
+
+    Raises:
+        ValueError: For another ending than `.nii` and `.nii.gz`, and as `encode`.
+    """
+    path = Path(path)
+    if not path.name.endswith((".nii", ".nii.gz")):
+        raise ValueError(f"Expected path ending in .nii or .nii.gz, got {path.name!r}.")
+    data = encode(array, reference, affine)
+    if path.name.endswith(".gz"):
+        data = gzip.compress(data, 6, mtime=0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,340 @@
+"""Prepared cases to and from `tf.train.Example`, shards and their manifest.
+
+The only module that knows feature keys. Arrays are raw little-endian bytes in C order, in the
+smallest type that holds them exactly; the affine is float64.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import posixpath
+import typing
+import zlib
+
+import numpy as np
+import tensorflow as tf
+
+from keras_unigan.config import IGNORE, Plan, from_dict, write_json
+from keras_unigan.errors import CodedError
+
+FEATURES = {
+    "case": tf.io.FixedLenFeature([], tf.string),
+    "subject": tf.io.FixedLenFeature([], tf.string),
+    "modality": tf.io.FixedLenFeature([], tf.string),
+    "split": tf.io.FixedLenFeature([], tf.string),
+    "image": tf.io.FixedLenFeature([], tf.string),
+    "image_dtype": tf.io.FixedLenFeature([], tf.string),
+    "label_map": tf.io.FixedLenFeature([], tf.string),
+    "labelled": tf.io.FixedLenFeature([], tf.int64),
+    "shape": tf.io.FixedLenFeature([3], tf.int64),
+    "statistics": tf.io.FixedLenFeature([4], tf.float32),
+    "spacing": tf.io.FixedLenFeature([3], tf.float32),
+    "affine": tf.io.FixedLenFeature([], tf.string),
+    "foreground": tf.io.FixedLenFeature([], tf.string),
+}
+"""Key -> how it is parsed; see `parse` for the meaning."""
+
+IMAGE_DTYPES = ("uint8", "int16", "float32")
+FOREGROUND_LIMIT = 2048
+MANIFEST = "shards.json"
+MANIFEST_VERSION = 1
+
+
+def schema():
+    """The features as JSON: key -> type and shape."""
+    return {k: {"type": f.dtype.name, "shape": list(f.shape)} for k, f in FEATURES.items()}
+
+
+def _smallest(image):
+    """The image in the smallest of `IMAGE_DTYPES` that holds every value exactly."""
+    low, high = image.min(), image.max()
+    for name in IMAGE_DTYPES[:-1]:
+        limits = np.iinfo(name)
+        if limits.min <= low and high <= limits.max:
+            small = image.astype(name)
+            if (small == image).all():
+                return small
+    return image
+
+
+def foreground_voxels(label_map, seed):
+    """Draws up to `FOREGROUND_LIMIT` foreground voxels, each index an equal part.
+
+    Args:
+        label_map: uint8 indices; 0 and 255 are not foreground.
+        seed: Text that seeds the draw.
+
+    Returns:
+        int32 array (n, 3) in C order; n is 0 without foreground.
+    """
+    rng = np.random.default_rng(zlib.crc32(seed.encode()))
+    counts = np.bincount(label_map.ravel(), minlength=IGNORE + 1)
+    present = [i for i in np.flatnonzero(counts) if i not in (0, IGNORE)]
+    drawn = [np.zeros(0, np.int64)]
+    for i in present:
+        found = np.flatnonzero(label_map == i)
+        share = max(1, FOREGROUND_LIMIT // len(present))
+        drawn.append(rng.choice(found, share, replace=False) if len(found) > share else found)
+    flat = np.sort(np.concatenate(drawn))[:FOREGROUND_LIMIT]
+    return np.stack(np.unravel_index(flat, label_map.shape), axis=1).astype(np.int32)
+
+
+def to_example(case, prepared):
+    """Serialises a prepared case; the same case gives the same bytes.
+
+    Args:
+        case: `config.Case`.
+        prepared: `preprocessing.Prepared`.
+
+    Returns:
+        Bytes of a `tf.train.Example` with the keys of `FEATURES`.
+    """
+    image = _smallest(prepared.image)
+    labelled = prepared.label_map is not None
+    label_map = prepared.label_map if labelled else np.zeros(0, np.uint8)
+    foreground = np.zeros((0, 3), np.int32)
+    if labelled:
+        foreground = foreground_voxels(label_map, case.id)
+    spacing = np.linalg.norm(prepared.affine[:3, :3], axis=0)
+    texts = {
+        "case": case.id.encode(),
+        "subject": case.subject.encode(),
+        "modality": case.modality.encode(),
+        "split": (case.split or "").encode(),
+        "image": _raw(image),
+        "image_dtype": image.dtype.name.encode(),
+        "label_map": _raw(label_map),
+        "affine": _raw(np.asarray(prepared.affine, np.float64)),
+        "foreground": _raw(foreground),
+    }
+    features = {k: _bytes_feature(v) for k, v in texts.items()}
+    features["labelled"] = _int_feature([int(labelled)])
+    features["shape"] = _int_feature(image.shape)
+    features["statistics"] = _float_feature(prepared.statistics)
+    features["spacing"] = _float_feature(spacing)
+    example = tf.train.Example(features=tf.train.Features(feature=features))
+    return example.SerializeToString(deterministic=True)
+
+
+def _raw(array):
+    return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+
+
+def _bytes_feature(value):
+    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+
+def _int_feature(values):
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=[int(v) for v in values]))
+
+
+def _float_feature(values):
+    return tf.train.Feature(float_list=tf.train.FloatList(value=[float(v) for v in values]))
+
+
+def parse(serialized):
+    """Reads one record; runs eagerly and inside `tf.data`.
+
+    Args:
+        serialized: Scalar string tensor.
+
+    Returns:
+        Dict: `image` float32 (x, y, z), raw intensities; `label_map` uint8 (x, y, z), 255
+        everywhere when not labelled; `labelled` bool; `statistics` float32 (4,); `spacing` float32
+        (3,) in mm; `affine` float64 (4, 4) to RAS+ mm; `foreground` int32 (n, 3), voxels to draw
+        patches around; `case`, `subject`, `modality`, `split` strings.
+    """
+    record = tf.io.parse_single_example(serialized, FEATURES)
+    shape = record["shape"]
+    dtype = tf.argmax(tf.equal(record["image_dtype"], IMAGE_DTYPES))
+    branches = [
+        lambda name=name: tf.cast(tf.io.decode_raw(record["image"], name), tf.float32)
+        for name in IMAGE_DTYPES
+    ]
+    image = tf.reshape(tf.switch_case(tf.cast(dtype, tf.int32), branches), shape)
+    labelled = record["labelled"] > 0
+    label_map = tf.cond(
+        labelled,
+        lambda: tf.io.decode_raw(record["label_map"], tf.uint8),
+        lambda: tf.fill([tf.reduce_prod(shape)], tf.constant(IGNORE, tf.uint8)),
+    )
+    image.set_shape([None, None, None])
+    return {
+        "image": image,
+        "label_map": tf.reshape(label_map, shape),
+        "labelled": labelled,
+        "statistics": record["statistics"],
+        "spacing": record["spacing"],
+        "affine": tf.reshape(tf.io.decode_raw(record["affine"], tf.float64), (4, 4)),
+        "foreground": tf.reshape(tf.io.decode_raw(record["foreground"], tf.int32), (-1, 3)),
+        **{k: record[k] for k in ("case", "subject", "modality", "split")},
+    }
+
+
+def write_shard(path, examples):
+    """Writes serialised examples as a GZIP TFRecord file; the same examples give the same bytes.
+
+    Level 1: noise hardly shrinks any further, and writing is several times faster.
+
+    Args:
+        path: Local path.
+        examples: Iterable of bytes.
+
+    Returns:
+        Number of examples.
+    """
+    count = 0
+    options = tf.io.TFRecordOptions(compression_type="GZIP", compression_level=1)
+    with tf.io.TFRecordWriter(str(path), options) as writer:
+        for example in examples:
+            writer.write(example)
+            count += 1
+    return count
+
+
+def read_shards(paths):
+    """`tf.data.Dataset` of the parsed records of some shards, in order."""
+    return tf.data.TFRecordDataset([str(p) for p in paths], "GZIP").map(parse)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One file of records.
+
+    Attributes:
+        file: Path relative to the manifest.
+        split: Split of its cases.
+        modality: Modality of its cases.
+        cases: Case ids, in the order of the records.
+        sha256: Of the file.
+        bytes: Size of the file.
+    """
+
+    file: str
+    split: str
+    modality: str
+    cases: tuple[str, ...]
+    sha256: str
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a folder of shards holds: `shards.json`.
+
+    Attributes:
+        recipe: `Plan.recipe` that made the records.
+        plan: The plan as JSON.
+        schema: See `schema`.
+        splits: Split -> modality -> number of cases.
+        shards: All shards.
+        dead_letters: File that names the cases left out, or None.
+        version: Version of this layout.
+        folder: Where the manifest lies; not in the JSON.
+    """
+
+    recipe: str
+    plan: dict[str, typing.Any]
+    schema: dict[str, typing.Any]
+    splits: dict[str, dict[str, int]]
+    shards: tuple[Shard, ...]
+    dead_letters: str | None = None
+    version: int = MANIFEST_VERSION
+    folder: str = dataclasses.field(default=".", metadata={"json": False})
+
+    @classmethod
+    def load(cls, folder, verify=True, plan=None):
+        """Reads and checks the manifest of a folder.
+
+        Args:
+            folder: Folder that holds `shards.json`; local, or one that `tf.io.gfile` opens.
+            verify: Whether every shard's sha256 is checked.
+            plan: `config.Plan` that the shards must have been made with, or None.
+
+        Raises:
+            CodedError: KUG-D01 without a manifest, KUG-D08 when it is not valid, KUG-D09 when it is
+                of another version or plan, or a shard is missing or damaged.
+        """
+        folder = str(folder)
+        path = _join(folder, MANIFEST)
+        if not tf.io.gfile.exists(path):
+            raise CodedError(
+                "KUG-D01",
+                path,
+                "no such file",
+                "a folder of shards",
+                fix="unigan prepare study.json",
+            )
+        try:
+            data = json.loads(tf.io.gfile.GFile(path).read())
+        except ValueError as error:
+            raise CodedError("KUG-D08", path, "text that is not JSON", "JSON") from error
+        version = data.get("version") if isinstance(data, dict) else None
+        if version != MANIFEST_VERSION:
+            raise _stale(path, f"version {version}", f"version {MANIFEST_VERSION}")
+        manifest = dataclasses.replace(from_dict(cls, data, path), folder=folder)
+        manifest._check(path, verify, plan)
+        return manifest
+
+    def _check(self, path, verify, plan):
+        own = Plan.from_dict(self.plan, f"{path}.plan")
+        if own.recipe != self.recipe:
+            raise _stale(
+                path, "a plan that was edited after the shards were made", "their own plan"
+            )
+        if plan is not None and plan.recipe != self.recipe:
+            ours, theirs = own.to_dict(), plan.to_dict()
+            keys = ("modalities", "labels", "spacing", "nearest_axis")
+            differ = [f"{k} {ours[k]}" for k in keys if ours[k] != theirs[k]]
+            wanted = [f"{k} {theirs[k]}" for k in keys if ours[k] != theirs[k]]
+            raise _stale(path, f"shards of {', '.join(differ)}", ", ".join(wanted))
+        for shard in self.shards if verify else ():
+            name = _join(self.folder, shard.file)
+            if not tf.io.gfile.exists(name):
+                raise _stale(name, "no such shard", "all shards of the manifest")
+            digest = sha256(name)
+            if digest != shard.sha256:
+                raise _stale(name, f"sha256 {digest[:12]}…", f"{shard.sha256[:12]}…")
+
+    def save(self, folder):
+        """Writes `shards.json` into a local folder atomically."""
+        write_json(os.path.join(folder, MANIFEST), self)
+
+    def to_dict(self):
+        """The JSON object."""
+        data = dataclasses.asdict(self)
+        del data["folder"]
+        return data
+
+    def files(self, split, modality):
+        """Paths of the shards of a split and modality, in order."""
+        return [
+            _join(self.folder, s.file)
+            for s in self.shards
+            if s.split == split and s.modality == modality
+        ]
+
+
+def _join(folder, name):
+    return posixpath.join(folder, name) if "://" in folder else os.path.join(folder, name)
+
+
+def _stale(where, found, expected):
+    return CodedError(
+        "KUG-D09",
+        where,
+        found,
+        expected,
+        "Training on records of another recipe or on damaged ones gives wrong results in silence.",
+        "unigan prepare study.json -o SHARDS --overwrite",
+    )
+
+
+def sha256(path):
+    """Hexadecimal sha256 of a file that `tf.io.gfile` opens."""
+    digest = hashlib.sha256()
+    with tf.io.gfile.GFile(path, "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
