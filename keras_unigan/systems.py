@@ -18,12 +18,13 @@ SYSTEMS = {
         "parameters": 7_759_554,
     },
     "segan": {
-        "summary": "SegAN with the practical defaults: concat critic, spectral norm, plus Dice.",
+        "summary": "SegAN in practice: concat critic, spectral norm, Dice and cross-entropy.",
         "networks": {
             "segmentor": ("SegANSegmentor", {"filters": 64}),
             "critic": ("SegANCritic", {"constraint": "spectral"}),
         },
-        "game": ("SegAN", {}),
+        # Without the cross-entropy a class that is lost early stays lost (decision 0004).
+        "game": ("SegAN", {"ce_weight": 1.0}),
         "paper": "Xue et al., SegAN, Neuroinformatics 2018, arXiv:1706.01805",
         "year": 2018,
         "needs": "labels; modality not needed at prediction",

@@ -1,0 +1,72 @@
+"""SupervisedModel: one segmentor and its label maps, the plain baseline."""
+
+import keras
+import tensorflow as tf
+
+from keras_unigan.losses import class_cross_entropy, region_cross_entropy, soft_dice
+from keras_unigan.models.base import AdversarialModel
+
+
+@keras.saving.register_keras_serializable(package="keras_unigan")
+class SupervisedModel(AdversarialModel):
+    """Cross-entropy plus Dice on annotated voxels.
+
+    Args:
+        segmentor: Network from image to logits, one channel per output of `plan.labels`.
+        plan: `config.Plan`, or its JSON dictionary.
+        spatial_dims: 2 or 3.
+        ce_weight: Weight of the cross-entropy.
+        dice_weight: Weight of soft Dice.
+        ema_decay: Decay of the weight average.
+        name: Name of the model.
+
+    Reference: Isensee et al. 2021, nnU-Net, doi:10.1038/s41592-020-01008-z (the loss).
+    """
+
+    roles = ("segmentor",)
+    terms = ("loss", "ce_loss", "dice_loss")
+
+    def __init__(
+        self,
+        segmentor,
+        plan,
+        spatial_dims=2,
+        ce_weight=1.0,
+        dice_weight=1.0,
+        ema_decay=0.999,
+        name="supervised_model",
+    ):
+        super().__init__({"segmentor": segmentor}, plan, spatial_dims, ema_decay, name)
+        self.ce_weight, self.dice_weight = ce_weight, dice_weight
+
+    @classmethod
+    def network_arguments(cls, plan, channels=1, **options):
+        return {"segmentor": {"channels": channels, "classes": len(plan.labels.names)}}
+
+    def default_optimizers(self, learning_rate=None):
+        rate = 1e-3 if learning_rate is None else learning_rate
+        return {"segmentor": keras.optimizers.Adam(rate, global_clipnorm=5.0)}
+
+    def play(self, batch):
+        with tf.GradientTape() as tape:
+            logits = self.segmentor(batch["image"], training=True)
+            terms = self.losses_of(logits, batch["label_map"])
+        norm = self.minimize(terms["loss"], tape, "segmentor")
+        return {**terms, "segmentor_gradient_norm": norm}
+
+    def score(self, batch):
+        logits = self.network(batch["image"], training=False)
+        return self.losses_of(logits, batch["label_map"]), self.activate(logits)
+
+    def losses_of(self, logits, label_map):
+        """Every term of the loss, scalars."""
+        target, valid = self.target(label_map)
+        entropy = region_cross_entropy if self.plan.labels.overlapping else class_cross_entropy
+        ce_loss = self.average(*entropy(target, logits, valid))
+        dice_loss = self.average(*soft_dice(target, self.activate(logits), valid))
+        loss = self.ce_weight * ce_loss + self.dice_weight * dice_loss
+        return {"loss": loss, "ce_loss": ce_loss, "dice_loss": dice_loss}
+
+    def get_config(self):
+        weights = {"ce_weight": self.ce_weight, "dice_weight": self.dice_weight}
+        return {**super().get_config(), **weights}

@@ -1,0 +1,245 @@
+"""House checks that every network and every game has to pass, and small data to play with."""
+
+import functools
+import inspect
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_unigan import config
+from keras_unigan.training.running import strategy_for
+
+
+def parameters(network):
+    """Number of trainable parameters."""
+    return sum(int(np.prod(v.shape)) for v in network.trainable_variables)
+
+
+def random(shape, seed=0):
+    """Normal float32 numbers."""
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+def check_network(cls, arguments, inputs, outputs, folder, at_default=(), cancelled=()):
+    """Checks shapes, both round trips and that every variable has a gradient.
+
+    Args:
+        cls: Network class.
+        arguments: Every constructor argument but `name`, each with a value that is not its default.
+        at_default: Arguments that may be left at their default, being tried by another call.
+        inputs: Two or more input shapes of different sizes, batch first.
+        outputs: Function from an input shape to the shapes of all outputs.
+        folder: Where the `.keras` file may be written.
+        cancelled: Parts of variable paths of biases that a normalisation takes out again.
+    """
+    signature = inspect.signature(cls.__init__).parameters
+    for name, parameter in signature.items():
+        if name not in ("self", "name", *at_default):
+            assert name in arguments, f"{name} is not tried"
+            assert arguments[name] != parameter.default, f"{name} is tried at its default only"
+    network = cls(**arguments, name="other_name")
+    assert len({shape[1:-1] for shape in inputs}) > 1
+    x = random(inputs[0], seed=1)
+    for shape in inputs:
+        found = keras.tree.flatten(network(random(shape)))
+        assert [tuple(f.shape) for f in found] == outputs(shape)
+
+    # A served network meets sizes that its graph was not traced for.
+    free = tf.TensorSpec((None,) * (len(inputs[0]) - 1) + inputs[0][-1:], "float32")
+    traced = tf.function(lambda image: network(image, training=False), input_signature=[free])
+    for a, b in zip(*(keras.tree.flatten(f(x)) for f in (network, traced)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+    data = network.get_config()
+    assert set(data) == set(signature) - {"self"}
+    assert cls.from_config(data).get_config() == data
+    path = str(folder / "network.keras")
+    network.save(path)
+    loaded = keras.saving.load_model(path)
+    assert type(loaded) is cls
+    assert loaded.get_config() == data
+    for a, b in zip(*(keras.tree.flatten(n(x)) for n in (network, loaded)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+    with tf.GradientTape() as tape:
+        found = keras.tree.flatten(network(x, training=True))
+        loss = sum(tf.reduce_sum(f * random(f.shape, i)) for i, f in enumerate(found))
+    gradients = tape.gradient(loss, network.trainable_variables)
+    for variable, gradient in zip(network.trainable_variables, gradients, strict=True):
+        assert gradient is not None, f"{variable.path} is not used"
+        if not any(part in variable.path for part in cancelled):
+            assert np.abs(gradient).max() > 0, f"{variable.path} has no gradient"
+
+
+def golden(network, shape):
+    """Three values of each output, for weights and an input that no seed of Keras changes."""
+    weights = [random(w.shape, i) / np.sqrt(w.size) for i, w in enumerate(network.get_weights())]
+    network.set_weights([abs(w) + 0.1 if w.ndim == 1 else w for w in weights])
+    found = keras.tree.flatten(network(random(shape, seed=7)))
+    return [np.asarray(f).ravel()[[0, f.shape[-1] * 5, -1]].tolist() for f in found]
+
+
+def plan(labels=None, modalities=("ct", "t1"), spatial_dims=2, size=16):
+    """A plan for small patches; labels default to two classes."""
+    labels = labels or config.Labels(classes={"organ": (1,), "lesion": (2, 3)})
+    strides = ((2,) * spatial_dims,) * 2
+    return config.Plan(
+        study="checks",
+        modalities=tuple(modalities),
+        labels=labels,
+        spacing=(1.0, 1.0, 2.0),
+        nearest_axis=None,
+        normalization={
+            m: config.Normalization("ct" if m == "ct" else "mr", 50.0, 20.0, -1.5, 2.5)
+            for m in modalities
+        },
+        configurations={
+            f"{spatial_dims}d": config.Configuration((size,) * spatial_dims, 4, strides, 8)
+        },
+    )
+
+
+def batch(a_plan, size=4, seed=0, unlabelled=True):
+    """A random batch; its first sample is partly, its second not at all annotated."""
+    generator = np.random.default_rng(seed)
+    patch = next(iter(a_plan.configurations.values())).patch_size
+    label_map = generator.integers(0, len(a_plan.labels.values), (size, *patch), dtype="uint8")
+    if unlabelled:
+        label_map[0, : patch[0] // 2] = config.IGNORE
+        label_map[1] = config.IGNORE
+    return {
+        "image": generator.uniform(-1, 1, (size, *patch, 1)).astype("float32"),
+        "label_map": label_map,
+        "domain": (np.arange(size) % len(a_plan.modalities)).astype("int32"),
+        "statistics": np.ones((size, 4), "float32"),
+    }
+
+
+def dataset(batches):
+    """`tf.data.Dataset` of a list of batches, endless."""
+    whole = {key: np.stack([b[key] for b in batches]) for key in batches[0]}
+    return tf.data.Dataset.from_tensor_slices(whole).repeat()
+
+
+def tensors(data):
+    """A batch as a step gets it."""
+    return {key: tf.constant(value) for key, value in data.items()}
+
+
+def values(variables):
+    """Copies of variables as arrays."""
+    return [np.array(v) for v in variables]
+
+
+def same(first, second, **tolerance):
+    """Whether two lists of arrays are equal (to a tolerance)."""
+    close = np.allclose if tolerance else np.array_equal
+    return all(close(a, b, **tolerance) for a, b in zip(first, second, strict=True))
+
+
+def state(game):
+    """All that a game remembers: weights, averages, counters and every optimizer."""
+    optimizers = [v for role in game.roles for v in game.role_optimizer(role).variables]
+    return values([*game.weights, *optimizers])
+
+
+def check_moves(game, data):
+    """Each move changes trainable variables of its own role, and of no other."""
+    moved = []
+    minimize = game.minimize
+
+    def watched(loss, tape, role):
+        before = {r: values(game.role_variables(r)) for r in game.roles}
+        result = minimize(loss, tape, role)
+        for other in game.roles:
+            changed = not same(before[other], values(game.role_variables(other)))
+            assert changed == (other == role), f"move of {role}: {other} changed: {changed}"
+        moved.append(role)
+        return result
+
+    game.minimize = watched
+    try:
+        game.play(tensors(data))
+    finally:
+        game.minimize = minimize
+    assert sorted(moved) == sorted(game.roles)
+
+
+def check_game(make, data, folder):
+    """Checks moves, five finite steps, config, and a checkpoint of the whole game.
+
+    Args:
+        make: Function that builds the game, not compiled.
+        data: One batch.
+        folder: Where the `.keras` file may be written.
+    """
+    game = make()
+    signature = set(inspect.signature(type(game).__init__).parameters) - {"self"}
+    assert set(game.get_config()) == signature
+    game.compile()
+    check_moves(game, data)
+
+    logs = game.fit(dataset([data]), steps_per_epoch=5, verbose=0, shuffle=False).history
+    assert all(np.isfinite(v).all() for v in logs.values()), logs
+    assert logs["skipped"] == [0.0]
+    assert int(game.completed_steps) == 5
+
+    path = str(folder / "game.keras")
+    game.save(path)
+    loaded = keras.saving.load_model(path)
+    assert type(loaded) is type(game)
+    assert loaded.get_config() == game.get_config()
+    assert same(state(loaded), state(game))
+    for role in game.roles:
+        optimizer = loaded.role_optimizer(role)
+        assert int(optimizer.iterations) == 6  # one move above, five in `fit`
+        assert optimizer.get_config() == game.role_optimizer(role).get_config()
+    np.testing.assert_array_equal(*(g(data["image"]) for g in (game, loaded)))
+    for either in (game, loaded):
+        either.train_step(tensors(data))
+    assert same(state(loaded), state(game))
+
+
+@functools.cache
+def two_replicas():
+    """The one strategy of the whole process: a second one would use its collective keys again."""
+    return strategy_for(2)
+
+
+def check_replicas(make, batches, optimizers, tolerance, validate=True):
+    """Two replicas end where one does that sees the same batches.
+
+    Args:
+        make: Function that builds the game, not compiled.
+        batches: List of batches of even size.
+        optimizers: Function to the argument `optimizer` of `compile`.
+        tolerance: Largest difference of any variable.
+        validate: Whether validation logs are compared too.
+    """
+    single = make()
+    single.compile(optimizers())
+    with two_replicas().scope():
+        double = make()
+        double.set_weights(single.get_weights())
+        double.compile(optimizers())
+    start = values(single.network.weights)
+    logs = []
+    for game in (single, double):
+        history = game.fit(
+            dataset(batches),
+            validation_data=dataset(batches) if validate else None,
+            validation_steps=len(batches) if validate else None,
+            steps_per_epoch=len(batches),
+            verbose=0,
+            shuffle=False,
+        )
+        logs.append({k: v[0] for k, v in history.history.items()})
+    assert not same(start, values(single.network.weights))
+    poisoned = sum(not np.isfinite(b["image"]).all() for b in batches)
+    assert logs[0]["skipped"] == poisoned
+    for a, b in zip(single.weights, double.weights, strict=True):
+        np.testing.assert_allclose(b, a, atol=tolerance, err_msg=a.path)
+    assert logs[0].keys() == logs[1].keys()
+    for name in logs[0]:
+        np.testing.assert_allclose(logs[1][name], logs[0][name], atol=tolerance, err_msg=name)

@@ -1,0 +1,131 @@
+"""Dice and cross-entropy: worked numbers, masks, extremes."""
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from checks import random
+
+from keras_unigan.losses import (
+    LOSSES,
+    class_cross_entropy,
+    region_cross_entropy,
+    soft_dice,
+)
+
+
+def one_hot(labels, count):
+    return np.eye(count, dtype="float32")[np.asarray(labels)]
+
+
+def test_soft_dice_by_hand():
+    # One row of four pixels, classes 0 0 1 1 with foreground probabilities .1 .4 .8 .5.
+    target = one_hot([[0, 0, 1, 1]], 2)[:, None]
+    foreground = np.array([0.1, 0.4, 0.8, 0.5], "float32")
+    probabilities = np.stack([1 - foreground, foreground], -1)[None, None]
+    # Foreground: 2 * 1.3 / (1.8 + 2); background: 2 * 1.5 / (2.2 + 2).
+    loss, weight = soft_dice(target, probabilities, np.ones((1, 1, 4)))
+    assert loss.shape == weight.shape == (1,)
+    assert float(loss[0]) == pytest.approx(1 - (2.6 / 3.8 + 3.0 / 4.2) / 2, abs=1e-5)
+    # Without the last pixel: foreground 2 * .8 / (1.3 + 1); background as before but p .9 .6 .2.
+    loss, _ = soft_dice(target, probabilities, np.array([[[1, 1, 1, 0]]]))
+    assert float(loss[0]) == pytest.approx(1 - (1.6 / 2.3 + 3.0 / 3.7) / 2, abs=1e-5)
+
+
+def test_soft_dice_counts_present_outputs_only():
+    target = one_hot([[0, 0, 0, 2]], 3)[:, None]
+    probabilities = np.full((1, 1, 4, 3), 1 / 3, "float32")
+    # Background: 2 * 1 / (4/3 + 3); class 2: 2 * 1/3 / (4/3 + 1); class 1 is not there.
+    loss, weight = soft_dice(target, probabilities, np.ones((1, 1, 4)))
+    assert float(loss[0]) == pytest.approx(1 - (2 / (13 / 3) + (2 / 3) / (7 / 3)) / 2, abs=1e-5)
+    assert float(weight[0]) == 1
+
+
+def test_soft_dice_of_empty_regions_has_no_weight():
+    loss, weight = soft_dice(np.zeros((2, 3, 3, 2)), np.full((2, 3, 3, 2), 0.7), np.ones((2, 3, 3)))
+    assert loss.numpy().tolist() == [0, 0]
+    assert weight.numpy().tolist() == [0, 0]
+
+
+def test_class_cross_entropy_by_hand():
+    logits = np.array([[[0.0, math.log(3)], [0.0, 0.0], [5.0, -5.0]]], "float32")
+    target = one_hot([[1, 0, 1]], 2)
+    # p(1) = 3/4, p(0) = 1/2; the third pixel is not annotated.
+    loss, weight = class_cross_entropy(target, logits, np.array([[1, 1, 0]]))
+    assert float(loss[0]) == pytest.approx((math.log(4 / 3) + math.log(2)) / 2, abs=1e-6)
+    assert float(weight[0]) == 1
+
+
+def test_region_cross_entropy_by_hand():
+    logits = np.array([[[0.0, math.log(3)], [-math.log(3), 9.0]]], "float32")
+    target = np.array([[[1.0, 1.0], [1.0, 0.0]]])
+    # p = 1/2 and 3/4, both true; the second pixel counts in the second call only.
+    loss, _ = region_cross_entropy(target, logits, np.array([[1, 0]]))
+    assert float(loss[0]) == pytest.approx((math.log(2) + math.log(4 / 3)) / 2, abs=1e-6)
+    loss, _ = region_cross_entropy(target, logits, np.array([[0, 1]]))
+    assert float(loss[0]) == pytest.approx(
+        (math.log(4) + 9 + math.log1p(math.exp(-9))) / 2, abs=1e-5
+    )
+
+
+@pytest.mark.parametrize("loss", [soft_dice, class_cross_entropy, region_cross_entropy])
+def test_samples_without_annotation_have_loss_and_weight_zero(loss):
+    target = one_hot([[0, 1, 1], [1, 0, 1]], 2)
+    output = tf.constant(abs(random((2, 3, 2))))
+    valid = np.array([[1, 1, 0], [0, 0, 0]])
+    with tf.GradientTape() as tape:
+        tape.watch(output)
+        values, weights = loss(target, output, valid)
+    assert weights.numpy().tolist() == [1, 0]
+    assert float(values[1]) == 0
+    assert float(values[0]) > 0
+    gradient = np.asarray(tape.gradient(values, output))
+    assert np.isfinite(gradient).all()
+    assert (gradient[0, :2] != 0).any()
+    assert (gradient[0, 2] == 0).all()
+    assert (gradient[1] == 0).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_perfect_predictions_are_best(seed):
+    labels = np.random.default_rng(seed).integers(0, 3, (2, 4, 4))
+    target, valid = one_hot(labels, 3), np.ones((2, 4, 4))
+    for loss, perfect in (
+        (soft_dice, target),
+        (class_cross_entropy, 50 * target),
+        (region_cross_entropy, 100 * target - 50),
+    ):
+        best = loss(target, perfect, valid)[0]
+        np.testing.assert_allclose(best, 0, atol=1e-5)
+        other = target[..., ::-1] if loss is soft_dice else perfect[..., ::-1]
+        assert (loss(target, other, valid)[0].numpy() > best.numpy()).all()
+
+
+@pytest.mark.parametrize("extreme", [0.0, 1.0])
+def test_gradients_are_finite_at_the_ends(extreme):
+    target = one_hot([[0, 1, 1, 0]], 2)
+    probabilities = tf.fill((1, 4, 2), extreme)
+    logits = tf.fill((1, 4, 2), 200.0 * extreme - 100.0)
+    for loss, output in (
+        (soft_dice, probabilities),
+        (class_cross_entropy, logits),
+        (region_cross_entropy, logits),
+    ):
+        with tf.GradientTape() as tape:
+            tape.watch(output)
+            value = loss(target, output, np.ones((1, 4)))[0]
+        assert np.isfinite(value).all()
+        assert np.isfinite(tape.gradient(value, output)).all()
+
+
+def test_half_precision_inputs_are_computed_in_float32():
+    target = one_hot(np.zeros((1, 64, 64), int), 2)
+    logits = tf.cast(tf.fill((1, 64, 64, 2), 3.0), "bfloat16")
+    loss, weight = class_cross_entropy(target, logits, np.ones((1, 64, 64)))
+    assert loss.dtype == weight.dtype == tf.float32
+    assert float(loss[0]) == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_the_table_names_each_function():
+    assert all(function.__name__ == name for name, function in LOSSES.items())

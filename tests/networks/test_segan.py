@@ -1,0 +1,142 @@
+"""SegANSegmentor and SegANCritic: counts, shapes, round trips, golden values."""
+
+import keras
+import numpy as np
+import pytest
+from checks import check_network, golden, parameters, random
+
+from keras_unigan.networks import NETWORKS, SegANCritic, SegANSegmentor
+from keras_unigan.networks.segan import LinearUpSampling
+
+
+@pytest.mark.parametrize(
+    ("channels", "classes", "count"), [(1, 1, 4_674_369), (3, 3, 4_678_723), (1, 3, 4_676_675)]
+)
+def test_exact_parameter_count_of_the_segmentor(channels, classes, count):
+    # Down: 4x4 convolution to 64 with bias (1,088 for one channel), then 64 -> 128 -> 256 -> 512
+    # without bias and with batch norm's two numbers a channel: 131,328 + 524,800 + 2,098,176. Up:
+    # 512 -> 256, 512 -> 128, 256 -> 64: 1,180,160 + 590,080 + 147,584. Out: 3x3 from 128 with bias.
+    down = 16 * channels * 64 + 64 + 131_328 + 524_800 + 2_098_176
+    up = 1_180_160 + 590_080 + 147_584
+    expected = down + up + 9 * 128 * classes + classes
+    assert parameters(SegANSegmentor(channels, classes)) == count == expected
+
+
+@pytest.mark.parametrize(
+    ("channels", "constraint", "count"),
+    [
+        # 16 * channels * 64 + 64, then 131,072 + 256 and 524,288 + 512 with batch norm.
+        (1, "clip", 657_216),
+        (3, "clip", 659_264),
+        # No batch norm, biases everywhere: 131,072 + 128 and 524,288 + 256.
+        (1, "spectral", 656_832),
+        (2, "spectral", 657_856),
+    ],
+)
+def test_exact_parameter_count_of_the_critic(channels, constraint, count):
+    extra = 256 + 512 if constraint == "clip" else 128 + 256
+    assert 16 * channels * 64 + 64 + 131_072 + 524_288 + extra == count
+    assert parameters(SegANCritic(channels, constraint=constraint)) == count
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_segmentor(tmp_path, spatial_dims):
+    check_network(
+        SegANSegmentor,
+        {"channels": 2, "classes": 3, "filters": 4, "spatial_dims": spatial_dims},
+        [(2, 16, 32, *[16] * (spatial_dims - 2), 2), (1, 32, *[16] * (spatial_dims - 1), 2)],
+        lambda shape: [(*shape[:-1], 3)],
+        tmp_path,
+        at_default=("spatial_dims",) if spatial_dims == 2 else (),
+    )
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize("constraint", ["spectral", "clip"])
+def test_critic(tmp_path, spatial_dims, constraint):
+    def pyramid(shape):
+        halved = [tuple(side // 2**level for side in shape[1:-1]) for level in range(3)]
+        return [(shape[0], *h, c) for h, c in zip(halved, (2, 4, 6), strict=True)]
+
+    default = ("constraint",) if constraint == "spectral" else ()
+    check_network(
+        SegANCritic,
+        {
+            "channels": 2,
+            "filters": [4, 6],
+            "constraint": constraint,
+            "spatial_dims": spatial_dims,
+        },
+        [(2, 8, 12, *[4] * (spatial_dims - 2), 2), (1, 4, *[8] * (spatial_dims - 1), 2)],
+        pyramid,
+        tmp_path,
+        at_default=default + (("spatial_dims",) if spatial_dims == 2 else ()),
+    )
+
+
+def test_critic_hands_back_its_input_and_pads_one_on_each_side():
+    critic = SegANCritic(1, (4,))
+    image = random((1, 8, 8, 1))
+    np.testing.assert_array_equal(critic(image)[0], image)
+    kernel, bias = critic.get_layer("spectral_0").layer.get_weights()
+    padded = np.pad(image[0, ..., 0], 1)
+    corner = np.einsum("ij,ijf->f", padded[:4, :4], kernel[:, :, 0]) + bias
+    last = np.einsum("ij,ijf->f", padded[6:, 6:], kernel[:, :, 0]) + bias
+    features = np.asarray(critic(image)[1])
+    np.testing.assert_allclose(features[0, 0, 0], np.where(corner > 0, corner, 0.2 * corner), 1e-5)
+    np.testing.assert_allclose(features[0, -1, -1], np.where(last > 0, last, 0.2 * last), 1e-5)
+
+
+def test_spectral_norm_of_every_kernel_approaches_one():
+    critic = SegANCritic(1, (8, 8))
+    image = random((1, 8, 8, 1))
+    for _ in range(60):
+        critic(image, training=True)
+    for level in range(2):
+        kernel = np.asarray(critic.get_layer(f"spectral_{level}").layer.kernel)
+        norm = np.linalg.svd(kernel.reshape(-1, 8), compute_uv=False)[0]
+        assert norm == pytest.approx(1.0, abs=1e-2)
+
+
+def test_unknown_constraint():
+    with pytest.raises(ValueError, match='Expected constraint "spectral" or "clip", got \'none\''):
+        SegANCritic(constraint="none")
+
+
+def test_linear_up_sampling_is_bilinear_in_2d():
+    image = random((2, 5, 7, 3))
+    expected = keras.layers.UpSampling2D(2, interpolation="bilinear")(image)
+    np.testing.assert_allclose(LinearUpSampling()(image), expected, atol=1e-6)
+
+
+def test_linear_up_sampling_in_3d_is_three_times_linear():
+    def double(array, axis):
+        size = array.shape[axis]
+        before = array.take([0, *range(size - 1)], axis)
+        after = array.take([*range(1, size), size - 1], axis)
+        pair = np.stack([0.75 * array + 0.25 * before, 0.75 * array + 0.25 * after], axis + 1)
+        shape = list(array.shape)
+        shape[axis] *= 2
+        return pair.reshape(shape)
+
+    image = expected = random((2, 3, 4, 5, 2))
+    for axis in (1, 2, 3):
+        expected = double(expected, axis)
+    found = LinearUpSampling()(image)
+    assert found.shape == (2, 6, 8, 10, 2)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_golden_values():
+    found = golden(SegANSegmentor(filters=4), (1, 16, 32, 1))
+    np.testing.assert_allclose(found, [[0.69105, 0.94927, 0.6539]], atol=1e-4)
+    found = golden(SegANCritic(filters=(4, 6)), (1, 8, 12, 1))[1:]
+    expected = [[0.50796, 0.10861, 1.46914], [0.67945, 0.59046, 0.12242]]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    found = golden(SegANCritic(filters=(4, 6), constraint="clip"), (1, 8, 12, 1))[1:]
+    expected = [[0.58622, 0.18688, 0.89999], [-0.07551, -0.11355, 0.07113]]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_the_table_names_each_class():
+    assert all(cls.__name__ == name for name, cls in NETWORKS.items())

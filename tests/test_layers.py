@@ -1,0 +1,164 @@
+"""IntensityNormalization against NumPy, eagerly, in `tf.data` and in a traced graph."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from checks import plan
+
+from keras_unigan import config
+from keras_unigan.layers import NORMALIZATIONS, IntensityNormalization, volume_statistics
+
+CT = {"scheme": "ct", "mean": 60.0, "sd": 25.0, "low": -2.0, "high": 2.4}
+MR = {"scheme": "mr", "mean": 0.0, "sd": 1.0, "low": -1.8, "high": 3.2}
+
+
+def layer():
+    return IntensityNormalization(["ct", "t1"], {"ct": CT, "t1": MR})
+
+
+def volumes(count=3, shape=(6, 7, 5, 1), seed=0):
+    """Volumes with a background frame of -1000, 0 and none."""
+    generator = np.random.default_rng(seed)
+    image = generator.normal(60, 30, (count, *shape)).astype("float32")
+    for index, background in zip(range(count), (-1000, 0), strict=False):
+        image[index, :2] = image[index, -1:] = background
+    return image
+
+
+def numpy_statistics(image):
+    """Mean, sd, 0.5 and 99.5 percentile of what is not the value shared by all corners."""
+    rows = []
+    for one in image:
+        corners = one[np.ix_(*[[0, -1]] * (one.ndim - 1))].ravel()
+        kept = one[one != corners[0]] if (corners == corners[0]).all() else one.ravel()
+        kept = kept if kept.size else one.ravel()
+        rows.append([kept.mean(), kept.std(), *np.percentile(kept, [0.5, 99.5])])
+    return np.asarray(rows, "float32")
+
+
+def expected(image, low, high):
+    return np.clip(2 * (image - low) / (high - low) - 1, -1, 1)
+
+
+def test_statistics_equal_numpy():
+    image = volumes()
+    np.testing.assert_allclose(volume_statistics(image), numpy_statistics(image), rtol=1e-5)
+
+
+def test_statistics_of_slices_and_of_one_value():
+    image = np.concatenate([volumes(2, (8, 9, 1)), np.full((1, 8, 9, 1), 7.0, "float32")])
+    found = volume_statistics(image)
+    np.testing.assert_allclose(found, numpy_statistics(image), rtol=1e-5)
+    assert found[2].numpy().tolist() == [7, 0, 7, 7]
+
+
+def test_statistics_of_a_large_offset_do_not_cancel():
+    image = volumes(1) / 30 + 30_000
+    np.testing.assert_allclose(volume_statistics(image), numpy_statistics(image), rtol=1e-4)
+
+
+def test_each_modality_by_its_scheme():
+    image, statistics = volumes(), np.array([[50, 20, 11, 96]] * 3, "float32")
+    found = layer()(image, np.array([0, 1, -1], "int32"), statistics)
+    np.testing.assert_allclose(found[0], expected(image[0], 60 - 50, 60 + 60), atol=1e-6)
+    np.testing.assert_allclose(found[1], expected(image[1], 50 - 36, 50 + 64), atol=1e-6)
+    np.testing.assert_allclose(found[2], expected(image[2], 11, 96), atol=1e-6)
+    assert found.dtype == tf.float32
+    assert np.abs(found).max() <= 1
+
+
+def test_missing_statistics_come_from_the_image():
+    image, domain = volumes(), np.array([-1, 1, 1], "int32")
+    statistics = numpy_statistics(image)
+    given = layer()(image, domain, statistics)
+    mixed = statistics.copy()
+    mixed[1:] = 0
+    np.testing.assert_allclose(layer()(image, domain, mixed), given, atol=1e-5)
+    assert np.asarray(given[0]).min() == -1  # the background of -1000 is clipped
+
+
+def test_numbers_that_are_no_index_are_unknown():
+    image = volumes()
+    statistics = numpy_statistics(image)
+    unknown = layer()(image, np.full(3, -1, "int32"), statistics)
+    for other in (2, -7, 100):
+        found = layer()(image, np.full(3, other, "int32"), statistics)
+        np.testing.assert_array_equal(found, unknown)
+
+
+def test_constant_volume_becomes_minus_one():
+    image = np.full((3, 4, 4, 1), 12.0, "float32")
+    statistics = np.array([[12, 0, 12, 12]] * 3, "float32")
+    found = layer()(image, np.array([0, 1, -1], "int32"), statistics).numpy()
+    assert np.isfinite(found).all()
+    assert (found[1:] == -1).all()
+
+
+def test_integers_and_half_precision_policies_stay_exact():
+    image = np.array([-1024, 100, 101, 3071], "int16").reshape(1, 2, 2, 1)
+    statistics = np.array([[0, 1, -1024, 3071]], "float32")
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        found = layer()(image, np.array([-1], "int32"), statistics)
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert found.dtype == tf.float32
+    np.testing.assert_allclose(found, expected(image, -1024, 3071), atol=1e-6)
+
+
+def test_in_tf_data_and_in_a_graph_of_unknown_sizes():
+    normalize = layer()
+    image, domain = volumes(), np.array([0, 1, -1], "int32")
+    statistics = numpy_statistics(image)
+    statistics[1] = 0
+    eager = normalize(image, domain, statistics)
+    dataset = tf.data.Dataset.from_tensors((image, domain, statistics)).map(normalize)
+    np.testing.assert_allclose(next(iter(dataset)), eager, atol=1e-6)
+    traced = tf.function(
+        lambda *inputs: normalize(*inputs),
+        input_signature=[
+            tf.TensorSpec((None, None, None, None, 1)),
+            tf.TensorSpec((None,), tf.int32),
+            tf.TensorSpec((None, 4)),
+        ],
+    )
+    np.testing.assert_allclose(traced(image, domain, statistics), eager, atol=1e-6)
+
+
+def test_from_plan_and_round_trip(tmp_path):
+    a_plan = plan(modalities=("ct", "t1", "flair"))
+    normalize = IntensityNormalization.from_plan(a_plan)
+    assert normalize.modalities == ["ct", "t1", "flair"]
+    assert normalize.parameters["t1"] == {
+        "scheme": "mr",
+        "mean": 50.0,
+        "sd": 20.0,
+        "low": -1.5,
+        "high": 2.5,
+    }
+    inputs = [
+        keras.Input((None, None, 1)),
+        keras.Input((), dtype="int32"),
+        keras.Input((4,)),
+    ]
+    model = keras.Model(inputs, normalize(*inputs))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    image = volumes(3, (5, 6, 1))
+    data = (image, np.array([0, 2, -1], "int32"), numpy_statistics(image))
+    np.testing.assert_array_equal(loaded(data), normalize(*data))
+    assert normalize.trainable_variables == []
+
+
+def test_every_scheme_of_the_table_is_accepted_by_the_plan():
+    for scheme in NORMALIZATIONS:
+        assert config.Normalization(scheme, 0.0, 1.0, -1.0, 1.0).scheme == scheme
+
+
+def test_errors():
+    with pytest.raises(ValueError, match=r"Expected parameters for each of .* got none for 't1'"):
+        IntensityNormalization(["ct", "t1"], {"ct": CT})
+    with pytest.raises(ValueError, match=r"Expected scheme of 'ct' in \['ct', 'mr'\], got 'pet'"):
+        IntensityNormalization(["ct"], {"ct": {**CT, "scheme": "pet"}})
