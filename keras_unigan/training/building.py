@@ -1,0 +1,238 @@
+"""From a name and a plan to a compiled game; and networks back from files."""
+
+import contextlib
+import dataclasses
+import inspect
+from pathlib import Path
+
+import keras
+
+from keras_unigan import inference
+from keras_unigan.config import Plan, TrainOptions
+from keras_unigan.errors import CodedError, did_you_mean
+from keras_unigan.models import MODELS
+from keras_unigan.networks import NETWORKS
+from keras_unigan.systems import SYSTEMS
+
+
+def build_model(
+    name,
+    plan,
+    spatial_dims=2,
+    seed=0,
+    network=None,
+    game=None,
+    train=None,
+    compile=True,
+    **options,
+):
+    """Builds the networks and the game of a system.
+
+    Channels, classes, strides and width come from the plan where a constructor has them; the
+    system's own settings stand over those, and the caller's over both.
+
+    Args:
+        name: Name in `systems.SYSTEMS`.
+        plan: `config.Plan`, its JSON dictionary, or the path of a `plan.json`.
+        spatial_dims: 2 or 3.
+        seed: Seed of the weights. Sets the global seed of Python, NumPy and TensorFlow.
+        network: Constructor arguments of the segmentor; `<role>.<argument>` reaches another one.
+        game: Constructor arguments of the game.
+        train: `config.TrainOptions`; None takes the defaults.
+        compile: Whether the game is compiled, with its own optimizers at `train.learning_rate`.
+        **options: Any of the above by its bare name, e.g. `filters=16` or `lambda_dice=0.0`.
+
+    Returns:
+        A game of `models.MODELS`, built.
+
+    Raises:
+        CodedError: KUG-T01 for an unknown name; KUG-T02 for an unknown option, or values that do
+            not fit one another or the patch.
+    """
+    system = _system(name, spatial_dims)
+    plan = Plan.from_dict(plan) if isinstance(plan, dict) else plan
+    plan = plan if isinstance(plan, Plan) else Plan.load(plan)
+    game_class, game_settings = MODELS[system["game"][0]], dict(system["game"][1])
+    classes = {role: NETWORKS[kind] for role, (kind, _) in system["networks"].items()}
+    groups = {
+        "network": dict(network or {}),
+        "game": dict(game or {}),
+        "train": dataclasses.asdict(train or TrainOptions()),
+    }
+    known = _known_options(classes, game_class)
+    for key, value in options.items():
+        group = next((g for g, names in known.items() if key in names), None)
+        if group is None:
+            raise _unknown_option(name, key, [n for names in known.values() for n in names])
+        groups[group][key] = value
+    for group in ("network", "game"):
+        for key in groups[group]:
+            if key not in known[group]:
+                raise _unknown_option(name, f"{group}.{key}", known[group], key)
+    train = TrainOptions(**groups["train"])
+    game_settings = {"ema_decay": train.ema_decay, **game_settings, **groups["game"]}
+    keras.utils.set_random_seed(seed)
+    with _dtype_policy(train.mixed_precision), _refusals(name):
+        demanded = game_class.network_arguments(plan, **game_settings)
+        networks, width = {}, None
+        for role, (_, settings) in system["networks"].items():
+            own = {
+                key.removeprefix(f"{role}."): value
+                for key, value in groups["network"].items()
+                if key.startswith(f"{role}.") or ("." not in key and role == game_class.roles[0])
+            }
+            arguments = _from_plan(classes[role], plan.configuration(spatial_dims), width)
+            arguments.update(settings, **demanded[role], spatial_dims=spatial_dims)
+            networks[role] = classes[role](**{**arguments, **own})
+            width = width or _relative_width(networks[role])
+        _check_patch(networks[game_class.roles[0]], plan.configuration(spatial_dims).patch_size)
+        model = game_class(plan=plan, spatial_dims=spatial_dims, **networks, **game_settings)
+        if compile:
+            optimizers = model.default_optimizers(train.learning_rate)
+            model.compile(optimizers, jit_compile=train.jit_compile)
+    return model
+
+
+def _system(name, spatial_dims):
+    if name not in SYSTEMS:
+        raise CodedError(
+            "KUG-T01",
+            "model",
+            f"{name!r}{did_you_mean(name, SYSTEMS)}",
+            f"one of {sorted(SYSTEMS)}",
+            fix="unigan models",
+        )
+    if spatial_dims not in SYSTEMS[name]["spatial_dims"]:
+        raise CodedError(
+            "KUG-T02", "spatial_dims", f"{spatial_dims}", f"{SYSTEMS[name]['spatial_dims']}"
+        )
+    return SYSTEMS[name]
+
+
+def _arguments(cls, without=()):
+    """Names of a constructor's arguments that a user may set."""
+    names = list(inspect.signature(cls.__init__).parameters)[1:]
+    return [n for n in names if n not in ("name", "spatial_dims", *without)]
+
+
+def _known_options(classes, game_class):
+    """Group -> names of the options that a caller may give."""
+    main = game_class.roles[0]
+    others = [f"{r}.{a}" for r, cls in classes.items() if r != main for a in _arguments(cls)]
+    return {
+        "network": [*_arguments(classes[main]), *others],
+        "game": _arguments(game_class, without=("plan", *classes)),
+        "train": [field.name for field in dataclasses.fields(TrainOptions)],
+    }
+
+
+def _unknown_option(model, key, known, name=None):
+    return CodedError(
+        "KUG-T02",
+        f"model {model}",
+        f"unknown option {key!r}{did_you_mean(name or key, known)}",
+        f"one of {sorted(known)}",
+    )
+
+
+@contextlib.contextmanager
+def _dtype_policy(policy):
+    """Builds under a dtype policy, then puts the old one back."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+@contextlib.contextmanager
+def _refusals(name):
+    """Turns a constructor's complaint about its arguments into a coded error."""
+    try:
+        yield
+    except CodedError:
+        raise
+    except (TypeError, ValueError) as error:
+        text = str(error).splitlines()[0]
+        raise CodedError(
+            "KUG-T02", f"model {name}", f"settings refused ({text})", "settings that fit"
+        ) from error
+
+
+def _from_plan(cls, configuration, width):
+    """Constructor arguments that the plan decides.
+
+    Args:
+        cls: Network class.
+        configuration: `config.Configuration`.
+        width: For networks after the main one: its width relative to its class's own. They keep
+            their proportion to it.
+    """
+    defaults = {n: p.default for n, p in inspect.signature(cls.__init__).parameters.items()}
+    result = {}
+    if "strides" in defaults:
+        result["strides"] = configuration.strides
+    if "filters" in defaults and width is None:
+        result["filters"] = configuration.filters
+    elif "filters" in defaults:
+        result["filters"] = tuple(max(1, round(width * f)) for f in defaults["filters"])
+    return result
+
+
+def _relative_width(network):
+    """Base width of a network, as a share of its class's default."""
+    default = inspect.signature(type(network).__init__).parameters["filters"].default
+    return network.filters / default
+
+
+def _check_patch(network, patch):
+    """Refuses a patch that the network cannot halve as often as it wants to."""
+    try:
+        image = keras.KerasTensor((1, *patch, network.input_shape[-1]))
+        fits = network.compute_output_spec(image).shape[1:-1] == tuple(patch)
+    except ValueError:
+        fits = False
+    if not fits:
+        larger = ",".join(str(16 * -(-size // 16)) for size in patch)
+        raise CodedError(
+            "KUG-T02",
+            "train.patch_size",
+            f"{tuple(patch)}",
+            f"sizes that {type(network).__name__} can halve, e.g. multiples of 16",
+            fix=f"--set train.patch_size=[{larger}]",
+        )
+
+
+def load_model(path):
+    """Loads a network or game from a `.keras` file, or the network of a run folder.
+
+    Imports the classes of this package first, which `keras.saving.load_model` cannot know of.
+
+    Raises:
+        CodedError: KUG-T04 when there is none, or Keras cannot load it.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return load_run(path)[0]
+    if not path.is_file():
+        raise CodedError("KUG-T04", path, "no such file", "a run folder or a .keras file")
+    try:
+        return keras.saving.load_model(path, safe_mode=True)
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise CodedError(
+            "KUG-T04",
+            path,
+            f"a file that Keras cannot load ({type(error).__name__})",
+            "a model of this package and version",
+        ) from error
+
+
+def load_run(folder):
+    """Loads the averaged segmentor and the `config.Plan` of a run folder.
+
+    Raises:
+        CodedError: KUG-T04 when the folder holds no run.
+    """
+    predictor = inference.load(folder)
+    return predictor.network, predictor.plan

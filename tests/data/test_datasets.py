@@ -1,0 +1,250 @@
+import dataclasses
+import shutil
+
+import numpy as np
+import phantom_shards
+import pytest
+
+from keras_unigan.config import Plan, TrainOptions
+from keras_unigan.data import datasets, records
+from keras_unigan.errors import CodedError
+from keras_unigan.layers import IntensityNormalization
+
+MODALITIES = ("ct", "t1", "flair")
+OPTIONS = TrainOptions(patch_size=(32, 32), batch_size=4, steps_per_epoch=6)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """Three modalities with two or three training subjects each; one validation case unlabelled."""
+    return phantom_shards.write(
+        tmp_path_factory.mktemp("datasets"), subjects_per_modality=4, size=40, depth=6
+    )
+
+
+def load(shards, steps=12, options=OPTIONS, **arguments):
+    """The first batches, as NumPy."""
+    train, _, _ = datasets.load(shards, options=options, endless=True, **arguments)
+    return [{k: v.numpy() for k, v in batch.items()} for batch in train.take(steps)]
+
+
+def stacked(batches, key):
+    return np.concatenate([batch[key] for batch in batches])
+
+
+def equal(first, second):
+    """Whether two lists of batches are the same."""
+    return len(first) == len(second) and all(
+        np.array_equal(a[key], b[key]) for a, b in zip(first, second, strict=True) for key in a
+    )
+
+
+@pytest.fixture(scope="module")
+def sequence(shards):
+    return load(shards, 12)
+
+
+@pytest.fixture(scope="module")
+def streamed(shards):
+    return load(shards, 12, cache_gib=0.0)
+
+
+@pytest.fixture(scope="module")
+def plain(shards):
+    """The same draws, neither augmented nor normalised as of unknown modality."""
+    options = dataclasses.replace(OPTIONS, augment=False, unknown_fraction=0.0)
+    return load(shards, 12, options)
+
+
+def test_batches_are_what_games_expect(shards, sequence):
+    train, val, plan = datasets.load(shards, options=OPTIONS)
+    for dataset in (train, val):
+        spec = {k: (tuple(v.shape), v.dtype.name) for k, v in dataset.element_spec.items()}
+        assert spec == {
+            "image": ((4, 32, 32, 1), "float32"),
+            "label_map": ((4, 32, 32), "uint8"),
+            "domain": ((4,), "int32"),
+            "statistics": ((4, 4), "float32"),
+        }
+        assert dataset.options().autotune.enabled is False
+        assert dataset.options().deterministic is True
+    assert plan.configuration(2).patch_size == (32, 32)
+    assert plan.configuration(2).batch_size == 4
+    image = stacked(sequence, "image")
+    assert image.min() == -1
+    assert 0.5 < image.max() <= 1
+    assert set(np.unique(stacked(sequence, "label_map"))) <= {0, 1, 2, 255}
+    assert (stacked(sequence, "label_map") == 2).any()
+
+
+@pytest.mark.parametrize("which", ["sequence", "streamed"])
+def test_modalities_and_subjects_are_balanced(request, which):
+    batches = request.getfixturevalue(which)
+    assert np.bincount(stacked(batches, "domain")).tolist() == [16, 16, 16]
+    # A subject is known by its statistics. Streams open a few volumes after one another.
+    subjects = np.unique(stacked(batches, "statistics"), axis=0, return_counts=True)[1]
+    assert len(subjects) == 6
+    assert subjects.max() - subjects.min() <= (0 if which == "sequence" else 8)
+
+
+@pytest.mark.parametrize(("cache", "fraction"), [(1.0, 0.5), (0.0, 1.0)])
+def test_foreground_has_its_share(shards, cache, fraction):
+    options = dataclasses.replace(OPTIONS, patch_size=(16, 16), foreground_fraction=fraction)
+    labels = stacked(load(shards, 12, options, cache_gib=cache), "label_map")
+    assert (labels > 0).any(axis=(1, 2)).mean() >= fraction
+    lesion = (labels == 2).any(axis=(1, 2)).mean()
+    assert lesion > fraction / 3
+
+
+@pytest.mark.parametrize(("which", "cache"), [("sequence", 1.0), ("streamed", 0.0)])
+def test_a_sequence_starts_anywhere_and_is_the_same_whatever_the_parallelism(
+    request, monkeypatch, shards, which, cache
+):
+    monkeypatch.setattr(datasets, "WORKERS", 1)
+    # 7 steps of 4 draws end within a block of three modalities.
+    found = load(shards, 5, cache_gib=cache, start_step=7)
+    assert equal(found, request.getfixturevalue(which)[7:])
+
+
+def test_another_seed_gives_another_sequence(shards, sequence):
+    assert not equal(load(shards, 12, seed=1), sequence)
+
+
+def test_streams_go_on_over_many_volumes(monkeypatch, shards):
+    monkeypatch.setattr(datasets, "STREAM_VOLUMES", 2)
+    monkeypatch.setattr(datasets, "STREAM_PATCHES", 3)
+    batches = load(shards, 18, cache_gib=0.0)
+    assert equal(load(shards, 5, cache_gib=0.0, start_step=13), batches[13:])
+    assert np.bincount(stacked(batches, "domain")).tolist() == [24, 24, 24]
+    counts = np.unique(stacked(batches, "statistics"), axis=0, return_counts=True)[1]
+    assert counts.tolist() == [12] * 6
+
+
+def test_passes_go_on_where_the_last_one_stopped(shards, sequence):
+    train, _, _ = datasets.load(shards, options=OPTIONS)
+    assert int(train.cardinality()) == 6
+    found = [{k: v.numpy() for k, v in b.items()} for _ in range(2) for b in train]
+    assert equal(found, sequence)
+
+
+def test_augmentation_can_be_left_out(plain, sequence):
+    assert not equal(plain, sequence)
+    for before, after in zip(plain, sequence, strict=True):
+        labels = (before["label_map"], after["label_map"])
+        first, second = (np.sort(m.reshape(4, -1), axis=1) for m in labels)
+        np.testing.assert_array_equal(first, second)
+        np.testing.assert_array_equal(before["domain"], after["domain"])
+
+
+def test_a_share_of_samples_is_normalised_as_of_unknown_modality(shards, plain):
+    options = dataclasses.replace(OPTIONS, augment=False, unknown_fraction=0.3)
+    some, known = load(shards, 12, options), stacked(plain, "image")
+    as_known = (known == stacked(some, "image")).all(axis=(1, 2, 3))
+    assert 0.2 < 1 - as_known.mean() < 0.4
+    # The domain stays the true one; an unknown CT has its own 0.5 percentile as -1.
+    np.testing.assert_array_equal(stacked(some, "domain"), stacked(plain, "domain"))
+    layer = IntensityNormalization.from_plan(Plan.load(shards / "plan.json"))
+    ct = ~as_known & (stacked(some, "domain") == 0)
+    assert ct.any()
+    low, high = np.split(stacked(some, "statistics")[ct, 2:], 2, axis=1)
+    raw = (
+        low[..., None, None] + (stacked(some, "image")[ct] + 1) / 2 * (high - low)[..., None, None]
+    )
+    domain = np.zeros(len(raw), np.int32)
+    again = layer(raw, domain, stacked(some, "statistics")[ct]).numpy()
+    inside = np.abs(stacked(some, "image")[ct]) < 1
+    inside &= np.abs(again) < 1
+    assert inside.any()
+    np.testing.assert_allclose(again[inside], known[ct][inside], atol=1e-4)
+
+
+# 16 is less than the volumes (about 33 x 27 x 6) and no divisor of theirs, 64 is more.
+@pytest.mark.parametrize(
+    ("patch", "cache"), [((16, 16), 1.0), ((16, 16), 0.0), ((64, 64), 1.0), ((16, 16, 4), 1.0)]
+)
+def test_validation_covers_every_voxel_once(shards, patch, cache):
+    options, dims = dataclasses.replace(OPTIONS, patch_size=patch, batch_size=5), len(patch)
+    _, val, _ = datasets.load(shards, dims, options=options, cache_gib=cache)
+    batches = [{k: v.numpy() for k, v in b.items()} for b in val]
+    assert len(batches) == int(val.cardinality())
+    assert batches[-1]["image"].shape == (5, *patch, 1)
+    labels, domain = stacked(batches, "label_map"), stacked(batches, "domain")
+    for index, modality in enumerate(MODALITIES):
+        truth = np.zeros(256, int)
+        for record in records.read_shards([shards / f"val/{modality}-00000-of-00001.tfrecord.gz"]):
+            truth += np.bincount(record["label_map"].numpy().ravel(), minlength=256)
+        found = np.bincount(labels[domain == index].ravel(), minlength=256)
+        np.testing.assert_array_equal(found[:255], truth[:255])
+
+
+def test_a_patch_larger_than_the_volume_is_padded(shards):
+    options = dataclasses.replace(
+        OPTIONS, patch_size=(64, 64), augment=False, unknown_fraction=0.0, foreground_fraction=0.0
+    )
+    for batch in load(shards, 3, options):
+        outside = batch["label_map"] == 255
+        assert outside[:, 0].all()
+        assert outside[:, :, -1].all()
+        assert not outside[:, 32, 32].any()
+        for image, mask in zip(batch["image"][..., 0], outside, strict=True):
+            assert (image[mask] == image.min()).all()
+
+
+def test_three_dimensions(shards):
+    train, _, plan = datasets.load(shards, 3, batch_size=2, endless=True)
+    batch = next(iter(train))
+    assert batch["image"].shape == (2, *plan.configuration(3).patch_size, 1)
+    assert batch["label_map"].shape == batch["image"].shape[:-1]
+
+
+def test_cases_without_labels(tmp_path):
+    options = {"modalities": ("ct", "t1"), "subjects_per_modality": 3, "size": 24, "depth": 4}
+    shards = phantom_shards.write(tmp_path, unlabelled=range(6), **options)
+    train, val, _ = datasets.load(shards, options=dataclasses.replace(OPTIONS, patch_size=(16, 16)))
+    assert val is None
+    assert all((batch["label_map"].numpy() == 255).all() for batch in train)
+
+
+def test_the_plan_beside_the_shards_may_change_sizes(shards, tmp_path):
+    folder = shutil.copytree(shards, tmp_path / "shards")
+    plan = Plan.load(folder / "plan.json")
+    chosen = dataclasses.replace(plan.configuration(2), batch_size=3, patch_size=(16, 16))
+    dataclasses.replace(plan, configurations={"2d": chosen}).save(folder / "plan.json")
+    train, _, plan = datasets.load(folder)
+    assert train.element_spec["image"].shape == (3, 16, 16, 1)
+    assert datasets.configure(plan, 2, OPTIONS).configuration(2).batch_size == 4
+    assert datasets.configure(plan, 2, OPTIONS, batch_size=2).configuration(2).batch_size == 2
+    dataclasses.replace(plan, spacing=(9.0, 9.0, 9.0)).save(folder / "plan.json")
+    with pytest.raises(CodedError, match=r"KUG-D09 .*found shards of spacing"):
+        datasets.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("patch", "message"),
+    [
+        ((36, 30), r"KUG-T02 patch_size: found \(36, 30\), expected sizes divisible by"),
+        ((32, 32, 16), r"KUG-T02 train.patch_size: found \(32, 32, 16\) of 3 axes, expected 2"),
+    ],
+)
+def test_impossible_patches(shards, patch, message):
+    with pytest.raises(CodedError, match=message):
+        datasets.load(shards, options=dataclasses.replace(OPTIONS, patch_size=patch))
+
+
+def test_bad_folders(shards, tmp_path):
+    with pytest.raises(CodedError, match=r"KUG-D01 .*shards\.json: found no such file"):
+        datasets.load(tmp_path)
+    folder = shutil.copytree(shards, tmp_path / "shards")
+    file = next(folder.glob("train/t1-*"))
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
+    with pytest.raises(CodedError, match=r"KUG-D09 .*t1-.*found sha256"):
+        datasets.load(folder)
+
+
+def test_no_training_case(shards, tmp_path):
+    folder = shutil.copytree(shards, tmp_path / "shards")
+    manifest = records.Manifest.load(folder)
+    kept = tuple(s for s in manifest.shards if s.split != "train")
+    dataclasses.replace(manifest, shards=kept).save(folder)
+    with pytest.raises(CodedError, match=r"KUG-D14 .*found no case of the split train"):
+        datasets.load(folder)
