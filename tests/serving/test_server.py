@@ -1,0 +1,488 @@
+import json
+import logging
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from keras_unigan.errors import CodedError
+from keras_unigan.serving import settings, wire
+from keras_unigan.serving.server import MODEL, PREDICTION, Server
+
+UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+
+
+class Stubs:
+    """The stubs that a third-party client would use."""
+
+    def __init__(self, address):
+        self.channel = grpc.insecure_channel(address, options=UNLIMITED)
+        self.prediction = wire.prediction_service_pb2_grpc.PredictionServiceStub(self.channel)
+        self.models = wire.model_service_pb2_grpc.ModelServiceStub(self.channel)
+        self.health = health_pb2_grpc.HealthStub(self.channel)
+
+
+@pytest.fixture(scope="module")
+def stubs(server):
+    found = Stubs(server.grpc_addr)
+    yield found
+    found.channel.close()
+
+
+def predict(name="toy", signature="", inputs=None, outputs=(), **spec):
+    """PredictRequest with `tensor_content`."""
+    request = wire.predict_pb2.PredictRequest(output_filter=outputs)
+    request.model_spec.name = name
+    request.model_spec.signature_name = signature
+    if "version" in spec:
+        request.model_spec.version.value = spec["version"]
+    if "label" in spec:
+        request.model_spec.version_label = spec["label"]
+    for key, value in (inputs or {}).items():
+        wire.fill(request.inputs[key], np.asarray(value), tensor_content=True)
+    return request
+
+
+IMAGE = np.arange(12, dtype=np.float32).reshape(1, 3, 4, 1) - 5
+
+
+def refused(method, request, **options):
+    """(code name, text) of an RPC that fails."""
+    with pytest.raises(grpc.RpcError) as caught:
+        method(request, timeout=20, **options)
+    return caught.value.code().name, caught.value.details()
+
+
+def test_predict_answers_a_third_party_client_in_value_fields(stubs):
+    import tensorflow as tf
+
+    request = wire.predict_pb2.PredictRequest()
+    request.model_spec.name = "toy"
+    request.inputs["image"].CopyFrom(tf.make_tensor_proto(IMAGE))
+    answer = stubs.prediction.Predict(request)
+    assert answer.model_spec.name == "toy"
+    assert answer.model_spec.version.value == 1
+    assert answer.model_spec.signature_name == "serving_default"
+    assert set(answer.outputs) == {"probabilities", "label_map"}
+    probabilities = answer.outputs["probabilities"]
+    assert probabilities.tensor_content == b""
+    assert list(probabilities.float_val) == (2 * IMAGE).ravel().tolist()
+    assert [d.size for d in probabilities.tensor_shape.dim] == [1, 3, 4, 1]
+    assert list(answer.outputs["label_map"].int_val) == (IMAGE > 0).ravel().astype(int).tolist()
+    np.testing.assert_array_equal(tf.make_ndarray(probabilities), 2 * IMAGE)
+
+
+def test_inputs_may_come_in_value_fields_and_repeat(stubs):
+    request = predict()
+    image = request.inputs["image"]
+    image.dtype = 1
+    for size in (1, 2, 2, 1):
+        image.tensor_shape.dim.add(size=size)
+    image.float_val.extend([1.0, 3.0])
+    answer = stubs.prediction.Predict(request)
+    assert list(answer.outputs["probabilities"].float_val) == [2.0, 6.0, 6.0, 6.0]
+
+
+def test_version_and_output_filter(stubs):
+    request = predict(inputs={"image": IMAGE}, outputs=["label_map"], version=1)
+    answer = stubs.prediction.Predict(request)
+    assert list(answer.outputs) == ["label_map"]
+
+
+def test_strings_and_several_inputs(stubs):
+    answer = stubs.prediction.Predict(
+        predict(signature="text", inputs={"text": np.array([b"ct", b"t1"], object)})
+    )
+    assert list(answer.outputs["raw_bytes"].string_val) == [b"ct\0", b"t1\0"]
+    inputs = {"a": np.ones((3, 2), np.float32), "b": np.array([1, -2, 2**40])}
+    answer = stubs.prediction.Predict(predict(signature="pair", inputs=inputs))
+    assert list(answer.outputs["twice"].int64_val) == [2, -4, 2**41]
+
+
+# Messages larger than gRPC's default of 4 MiB, both ways.
+def test_messages_have_no_limit_of_their_own(stubs):
+    image = np.random.default_rng(0).normal(size=(1, 1500, 1000, 1)).astype(np.float32)
+    answer = stubs.prediction.Predict(predict(inputs={"image": image}))
+    found = wire.to_array(answer.outputs["probabilities"], "probabilities")
+    np.testing.assert_array_equal(found, 2 * image)
+
+
+TWO = np.ones((1, 2), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("request_", "code", "text"),
+    [
+        (wire.predict_pb2.PredictRequest(), "INVALID_ARGUMENT", "Missing ModelSpec"),
+        (predict(""), "INVALID_ARGUMENT", "ModelSpec has no name specified."),
+        (predict("no"), "NOT_FOUND", "Servable not found for request: Latest(no)"),
+        (predict("no", version=3), "NOT_FOUND", "Servable not found for request: Specific(no, 3)"),
+        (predict(version=7), "NOT_FOUND", "Servable not found for request: Specific(toy, 7)"),
+        (predict(label="x"), "INVALID_ARGUMENT", "Unrecognized servable version label: x"),
+        (predict(label=""), "INVALID_ARGUMENT", "Unrecognized servable version label: "),
+        (
+            predict(signature="no"),
+            "FAILED_PRECONDITION",
+            'Serving signature key "no" not found.',
+        ),
+        (
+            predict(signature="__saved_model_init_op"),
+            "FAILED_PRECONDITION",
+            'Serving signature key "__saved_model_init_op" not found.',
+        ),
+        (
+            predict(),
+            "INVALID_ARGUMENT",
+            "input size does not match signature: 0!=1 len({}) != len({image}). Sent extra: {}. "
+            "Missing but required: {image}.",
+        ),
+        (
+            predict(inputs={"zz": IMAGE, "image": IMAGE, "aa": IMAGE}),
+            "INVALID_ARGUMENT",
+            "input size does not match signature: 3!=1 len({aa,image,zz}) != len({image}). Sent "
+            "extra: {aa,zz}. Missing but required: {}.",
+        ),
+        (
+            predict(inputs={"zz": IMAGE}),
+            "INVALID_ARGUMENT",
+            "Signature input alias: image(feed name: serving_default_image:0) not found in request "
+            "and no default value provided. Inputs expected to be in the request {zz}",
+        ),
+        (
+            predict(inputs={"image": IMAGE.astype(np.float64)}),
+            "INVALID_ARGUMENT",
+            "Expects arg[0] to be float but double is provided",
+        ),
+        (
+            predict(signature="pair", inputs={"a": TWO, "b": TWO}),
+            "INVALID_ARGUMENT",
+            "Expects arg[1] to be int64 but float is provided",
+        ),
+        (
+            predict(inputs={"image": IMAGE[0]}),
+            "INVALID_ARGUMENT",
+            "Input image has shape [3,4,1] but the signature expects [?,?,?,1]",
+        ),
+        (
+            predict(inputs={"image": np.zeros((1, 2, 2, 3), np.float32)}),
+            "INVALID_ARGUMENT",
+            "Input image has shape [1,2,2,3] but the signature expects [?,?,?,1]",
+        ),
+        (
+            predict(inputs={"image": IMAGE}, outputs=["no"]),
+            "INVALID_ARGUMENT",
+            "output tensor alias not found in signature: no Outputs expected to be in the set "
+            "{label_map,probabilities}.",
+        ),
+        (
+            predict(inputs={"image": IMAGE}, outputs=["label_map", "label_map"]),
+            "INVALID_ARGUMENT",
+            "duplicate output tensor alias: label_map",
+        ),
+    ],
+)
+def test_predict_refusals(stubs, request_, code, text):
+    assert refused(stubs.prediction.Predict, request_) == (code, text)
+
+
+def test_tensors_that_cannot_be_parsed(stubs):
+    request = predict()
+    request.inputs["image"].dtype = 0
+    answer = refused(stubs.prediction.Predict, request)
+    assert answer == ("INVALID_ARGUMENT", "tensor parsing error: image")
+
+
+def test_long_texts_are_cut(stubs):
+    code, text = refused(stubs.prediction.Predict, predict("n" * 3000))
+    assert code == "NOT_FOUND"
+    assert len(text) == 1024
+    assert text.endswith("n...TRUNCATED")
+
+
+def test_errors_of_the_graph_hold_no_payload(stubs):
+    inputs = {"text": np.array([b"Jane Doe"], object)}
+    answer = refused(stubs.prediction.Predict, predict(signature="text", inputs=inputs))
+    assert answer == (
+        "INVALID_ARGUMENT",
+        "assertion failed: [Unknown modality; known: ct, t1]",
+    )
+    inputs = {"record": np.array([b"Jane Doe"], object)}
+    answer = refused(stubs.prediction.Predict, predict(signature="leak", inputs=inputs))
+    assert answer == ("INVALID_ARGUMENT", "The graph of the model failed on this request")
+
+
+def test_deadline_stops_the_run(stubs):
+    request = predict(signature="slow", inputs={"rounds": np.array([10**7], np.int32)})
+    with pytest.raises(grpc.RpcError) as caught:
+        stubs.prediction.Predict(request, timeout=0.3)
+    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_bytes_that_are_no_request(stubs):
+    method = stubs.channel.unary_unary(f"/{PREDICTION}/Predict")
+    code, text = refused(method, b"\xff\xff\xff")
+    assert (code, text) == ("INTERNAL", "Failed to parse the request message")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        f"{PREDICTION}/Classify",
+        f"{PREDICTION}/Regress",
+        f"{PREDICTION}/MultiInference",
+        f"{MODEL}/HandleReloadConfigRequest",
+        "no.Such/Method",
+    ],
+)
+def test_what_is_not_there_says_so(stubs, method):
+    assert refused(stubs.channel.unary_unary(f"/{method}"), b"")[0] == "UNIMPLEMENTED"
+
+
+def metadata(name="toy", fields=("signature_def",)):
+    request = wire.get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=fields)
+    if name is not None:
+        request.model_spec.name = name
+    return request
+
+
+def test_metadata(stubs):
+    answer = stubs.prediction.GetModelMetadata(metadata())
+    assert (answer.model_spec.name, answer.model_spec.version.value) == ("toy", 1)
+    signatures = wire.get_model_metadata_pb2.SignatureDefMap()
+    assert answer.metadata["signature_def"].Unpack(signatures)
+    found = signatures.signature_def
+    assert set(found) == {
+        *("serving_default", "pair", "text", "leak", "slow", "scalar", "__saved_model_init_op"),
+    }
+    image = found["serving_default"].inputs["image"]
+    assert image.dtype == 1
+    assert [d.size for d in image.tensor_shape.dim] == [-1, -1, -1, 1]
+    assert found["pair"].method_name == "tensorflow/serving/predict"
+
+
+@pytest.mark.parametrize(
+    ("request_", "code", "text"),
+    [
+        (metadata(None), "INVALID_ARGUMENT", "Missing ModelSpec"),
+        (
+            metadata(fields=()),
+            "INVALID_ARGUMENT",
+            "GetModelMetadataRequest must specify at least one metadata_field",
+        ),
+        (metadata(fields=["x"]), "INVALID_ARGUMENT", "Metadata field x is not supported"),
+        (metadata("no"), "NOT_FOUND", "Servable not found for request: Latest(no)"),
+        (metadata(""), "INVALID_ARGUMENT", "ModelSpec has no name specified."),
+    ],
+)
+def test_metadata_refusals(stubs, request_, code, text):
+    assert refused(stubs.prediction.GetModelMetadata, request_) == (code, text)
+
+
+def status(name="toy", **spec):
+    request = wire.get_model_status_pb2.GetModelStatusRequest()
+    request.model_spec.name = name
+    if "version" in spec:
+        request.model_spec.version.value = spec["version"]
+    if "label" in spec:
+        request.model_spec.version_label = spec["label"]
+    return request
+
+
+def test_status(stubs):
+    for request in (status(), status(version=1)):
+        (found,) = stubs.models.GetModelStatus(request).model_version_status
+        assert (found.version, found.state, found.status.error_code) == (1, 30, 0)
+
+
+@pytest.mark.parametrize(
+    ("request_", "code", "text"),
+    [
+        (
+            wire.get_model_status_pb2.GetModelStatusRequest(),
+            "INVALID_ARGUMENT",
+            "Missing ModelSpec",
+        ),
+        (status("no"), "NOT_FOUND", "Could not find any versions of model no"),
+        (status(version=9), "NOT_FOUND", "Could not find version 9 of model toy"),
+        (status(label="x"), "INVALID_ARGUMENT", "Unrecognized servable version label: x"),
+        (
+            status(""),
+            "NOT_FOUND",
+            "Could not find any versions of model . ModelSpec has no name specified.",
+        ),
+    ],
+)
+def test_status_refusals(stubs, request_, code, text):
+    assert refused(stubs.models.GetModelStatus, request_) == (code, text)
+
+
+def test_health_and_reflection(stubs):
+    for name in ("", PREDICTION, MODEL):
+        answer = stubs.health.Check(health_pb2.HealthCheckRequest(service=name))
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    unknown = health_pb2.HealthCheckRequest(service="no")
+    assert refused(stubs.health.Check, unknown)[0] == "NOT_FOUND"
+    reflection = reflection_pb2_grpc.ServerReflectionStub(stubs.channel)
+    asked = reflection_pb2.ServerReflectionRequest(list_services="")
+    (answer,) = reflection.ServerReflectionInfo(iter([asked]))
+    names = {service.name for service in answer.list_services_response.service}
+    assert {PREDICTION, MODEL, "grpc.health.v1.Health"} <= names
+
+
+def test_access_log_has_one_line_a_request_without_payload(stubs, caplog):
+    with caplog.at_level(logging.INFO, "keras_unigan.serving.access"):
+        inputs = {"text": np.array([b"ct"], object)}
+        request = predict(signature="text", inputs=inputs)
+        stubs.prediction.Predict(request, metadata=[("x-request-id", "abc")])
+        inputs = {"text": np.array([b"Jane Doe"], object)}
+        refused(stubs.prediction.Predict, predict(signature="text", inputs=inputs))
+        refused(stubs.prediction.Predict, predict(inputs={"Jane Doe": IMAGE}))
+        deadline = time.monotonic() + 5
+        while len(caplog.records) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)  # the line is written after the answer
+    first, second, third = [json.loads(r.getMessage()) for r in caplog.records]
+    assert first.pop("milliseconds") > 0
+    assert first.pop("time").endswith("Z")
+    assert first == {
+        "method": "grpc Predict",
+        "request_id": "abc",
+        "bytes": request.ByteSize(),
+        "model": "toy",
+        "version": 1,
+        "signature": "text",
+        "inputs": {"text": ["string", [1]]},
+        "code": "OK",
+    }
+    assert second["code"] == "INVALID_ARGUMENT"
+    assert third["inputs"] == {}
+    assert "Jane" not in caplog.text
+
+
+def test_a_limit_holds_for_both_ports(base):
+    import httpx
+
+    with Server(base, max_request_bytes=10_000) as running:
+        image = np.zeros((1, 100, 100, 1), np.float32)
+        stubs = Stubs(running.grpc_addr)
+        code, text = refused(stubs.prediction.Predict, predict(inputs={"image": image}))
+        assert code == "RESOURCE_EXHAUSTED"
+        assert "larger than max" in text
+        stubs.channel.close()
+        url = f"{running.rest_url}/v1/models/toy:predict"
+        answer = httpx.post(url, content=b"x" * 10_001)
+        assert answer.status_code == 429
+        assert answer.json() == {"error": "Received message larger than max (10000 bytes)"}
+
+
+def test_answers_in_tensor_content(base):
+    with Server(base, enable_serialization_as_tensor_content=True, rest_api_port=0) as running:
+        assert running.rest_url == ""
+        stubs = Stubs(running.grpc_addr)
+        answer = stubs.prediction.Predict(predict(inputs={"image": IMAGE}))
+        assert answer.outputs["probabilities"].tensor_content == (2 * IMAGE).tobytes()
+        stubs.channel.close()
+
+
+def test_a_taken_port_is_named(server, base):
+    port = int(server.grpc_addr.rsplit(":", 1)[1])
+    with pytest.raises(CodedError, match=f"KUG-S06 127.0.0.1:{port}: found an address in use"):
+        Server(base, port=port).start()
+    port = int(server.rest_url.rsplit(":", 1)[1])
+    with pytest.raises(CodedError, match=f"KUG-S06 127.0.0.1:{port}: found an address in use"):
+        Server(base, rest_api_port=port).start()
+
+
+def test_a_server_without_versions_says_so(tmp_path):
+    with pytest.raises(CodedError, match=r"KUG-S06.*no version folder"), Server(tmp_path):
+        pass
+
+
+def test_a_unix_socket_answers_too(base, tmp_path):
+    path = tmp_path / "s"
+    with Server(base, port=0, rest_api_port=0, grpc_socket_path=str(path)) as running:
+        assert running.grpc_addr == ""
+        stubs = Stubs(f"unix:{path}")
+        assert stubs.prediction.Predict(predict(inputs={"image": IMAGE})).outputs
+        stubs.channel.close()
+
+
+def test_drain_finishes_what_is_in_flight_and_refuses_what_is_new(base):
+    import httpx
+
+    running = Server(base).start()
+    running.wait_until_ready()
+    stubs = Stubs(running.grpc_addr)
+    warm = predict(signature="slow", inputs={"rounds": np.array([1], np.int32)})
+    stubs.prediction.Predict(warm)
+    started = time.perf_counter()
+    stubs.prediction.Predict(
+        predict(signature="slow", inputs={"rounds": np.array([200], np.int32)})
+    )
+    rounds = int(200 * 2 / (time.perf_counter() - started))  # two seconds' worth
+    request = predict(signature="slow", inputs={"rounds": np.array([rounds], np.int32)})
+    future = stubs.prediction.Predict.future(request)
+    time.sleep(0.3)
+    stopper = threading.Thread(target=running.stop)
+    stopper.start()
+    time.sleep(0.2)
+    try:
+        answer = stubs.health.Check(health_pb2.HealthCheckRequest())
+        assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert httpx.get(f"{running.rest_url}/readyz").status_code == 503
+        assert httpx.get(f"{running.rest_url}/healthz").status_code == 200
+        assert refused(stubs.prediction.Predict, warm)[0] == "UNAVAILABLE"
+        assert list(future.result(timeout=30).outputs["done"].float_val) == [1.0]
+    finally:
+        stopper.join()
+    assert refused(stubs.prediction.Predict, warm)[0] == "UNAVAILABLE"
+    stubs.channel.close()
+
+
+SERVE = """
+import sys
+from keras_unigan.serving import server, settings
+sys.exit(server.serve(settings.Options.parse(sys.argv[1:])))
+"""
+
+
+def test_serve_until_sigterm(base):
+    arguments = [str(base), "--port", "0", "--rest_api_port", "0", "--grpc_socket_path"]
+    socket = base.parent / "socket"
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVE, *arguments, str(socket)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    try:
+        stubs = Stubs(f"unix:{socket}")
+        request = predict(inputs={"image": IMAGE})
+        answer = stubs.prediction.Predict(request, timeout=120, wait_for_ready=True)
+        assert answer.outputs
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0, err
+    assert "Serving toy from" in err
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [(line["method"], line["code"]) for line in lines] == [("grpc Predict", "OK")]
+
+
+def test_options_of_the_context_manager_are_checked(tmp_path):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'prot'"):
+        Server(tmp_path, prot=1)
+    with pytest.raises(CodedError, match="no such folder"):
+        Server(pathlib.Path(tmp_path / "no"))
+    assert settings.Options(model_base_path="x").port == 8500

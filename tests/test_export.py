@@ -1,0 +1,273 @@
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_unigan import config, export
+from keras_unigan.errors import CodedError
+from keras_unigan.layers import IntensityNormalization
+from keras_unigan.networks import SegANSegmentor, UNet
+
+CLASSES = config.Labels(classes={"organ": (1,), "lesion": (2, 3)})
+REGIONS = config.Labels(regions={"whole": (1, 2), "core": (2,)})
+
+
+def make_plan(labels=CLASSES):
+    return config.Plan(
+        "study",
+        ("ct", "t1"),
+        labels,
+        (1.0, 1.0, 3.0),
+        None,
+        {
+            "ct": config.Normalization("ct", mean=100.0, sd=50.0, low=-2.0, high=2.0),
+            "t1": config.Normalization("mr", mean=0.0, sd=1.0, low=-1.5, high=2.5),
+        },
+        {
+            "2d": config.Configuration((16, 24), 2, ((2, 2), (2, 2)), 4),
+            "3d": config.Configuration((8, 8, 4), 2, ((2, 2, 1), (2, 2, 2)), 4),
+        },
+    )
+
+
+def noise(shape, seed=0):
+    return np.random.default_rng(seed).uniform(-200, 900, shape).astype(np.float32)
+
+
+def load(folder):
+    """Signatures of a SavedModel as plain functions of arrays."""
+    loaded = tf.saved_model.load(str(folder))
+
+    def call(name, **inputs):
+        result = loaded.signatures[name](**{k: tf.constant(v) for k, v in inputs.items()})
+        return {k: v.numpy() for k, v in result.items()}
+
+    call.signatures = loaded.signatures  # the model lives as long as its signatures are held
+    call.loaded = loaded
+    return call
+
+
+def expected(network, plan, image, domain, statistics, multiples=(4, 4)):
+    """Probabilities by NumPy padding around the network: what the graph has to do."""
+    normal = IntensityNormalization.from_plan(plan)(image, np.array(domain), statistics)
+    sides = image.shape[1:-1]
+    margins = [(0, 0), *((0, -s % m) for s, m in zip(sides, multiples, strict=True)), (0, 0)]
+    logits = network(np.pad(normal, margins, constant_values=-1.0), training=False)
+    logits = np.asarray(logits, np.float64)[(slice(None), *(slice(s) for s in sides))]
+    if plan.labels.overlapping:
+        return 1 / (1 + np.exp(-logits))
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def network():
+    keras.utils.set_random_seed(3)
+    return UNet(classes=3, filters=4, levels=2)
+
+
+@pytest.fixture(scope="module")
+def folder(network, tmp_path_factory):
+    path = tmp_path_factory.mktemp("export") / "model"
+    export.export(network, make_plan(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return load(folder)
+
+
+def test_signatures_have_names_types_and_free_sizes(model):
+    def spec(tensors):
+        return {k: (v.dtype.name, v.shape.as_list()) for k, v in tensors.items()}
+
+    free = [None, None, None]
+    answer = {"probabilities": ("float32", [*free, 3]), "label_map": ("uint8", free)}
+    image = {"image": ("float32", [*free, 1])}
+    found = {
+        name: (spec(s.structured_input_signature[1]), spec(s.structured_outputs))
+        for name, s in model.signatures.items()
+    }
+    rows = {"modality": ("string", [None]), "statistics": ("float32", [None, 4])}
+    assert found == {
+        "serving_default": (image, answer),
+        "segment": ({**image, **rows}, answer),
+        "describe": ({"request": ("int64", [None])}, {"model_card": ("string", [None])}),
+    }
+
+
+# No size is the patch of the plan, and only the first can be divided by the poolings.
+@pytest.mark.parametrize("sides", [(8, 12), (13, 22), (5, 41), (1, 1)])
+def test_answers_are_the_network_s_at_any_size(model, network, sides):
+    image = noise((3, *sides, 1))
+    zeros = np.zeros((3, 4), np.float32)
+    found = model("serving_default", image=image)
+    wanted = expected(network, make_plan(), image, [-1, -1, -1], zeros)
+    np.testing.assert_allclose(found["probabilities"], wanted, atol=1e-5)
+    np.testing.assert_array_equal(found["label_map"], wanted.argmax(-1))
+
+    statistics = np.array([[100, 80, -150, 700], [300, 50, 10, 600], [0, 0, 0, 0]], np.float32)
+    found = model("segment", image=image, modality=["ct", " T1 ", ""], statistics=statistics)
+    wanted = expected(network, make_plan(), image, [0, 1, -1], statistics)
+    np.testing.assert_allclose(found["probabilities"], wanted, atol=1e-5)
+
+
+def test_zero_statistics_are_taken_from_each_image(model):
+    images = np.concatenate([noise((1, 9, 9, 1)), 5 * noise((1, 9, 9, 1), 1)])
+    together = model("serving_default", image=images)["probabilities"]
+    alone = model("serving_default", image=images[1:])["probabilities"]
+    np.testing.assert_allclose(together[1:], alone, atol=1e-5)
+
+
+def test_regions_of_volumes_under_mixed_precision(tmp_path):
+    arguments = {"classes": 2, "filters": 2, "strides": ((2, 2, 1),), "spatial_dims": 3}
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        network = UNet(**arguments)
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert network.layers[1].compute_dtype == "bfloat16"
+    plan = make_plan(REGIONS)
+    export.export(network, plan, tmp_path / "m")
+    assert network.layers[1].compute_dtype == "bfloat16"
+    same = UNet(**arguments)
+    same.set_weights(network.get_weights())
+    image = noise((2, 7, 9, 3, 1))
+    wanted = expected(same, plan, image, [-1, -1], np.zeros((2, 4), np.float32), (2, 2, 1))
+    found = load(tmp_path / "m")("serving_default", image=image)
+    assert found["probabilities"].dtype == np.float32
+    np.testing.assert_allclose(found["probabilities"], wanted, atol=1e-5)
+    whole, core = np.moveaxis(found["probabilities"] > 0.5, -1, 0)
+    for some in (core & whole, core & ~whole, whole & ~core, ~core & ~whole):
+        assert some.any()
+    np.testing.assert_array_equal(found["label_map"], np.where(core, 2, np.where(whole, 1, 0)))
+
+
+@pytest.mark.parametrize(
+    ("network", "multiples"),
+    [
+        (lambda: UNet(filters=2, levels=3), (8, 8)),
+        (lambda: UNet(filters=2, strides=((2, 1, 4), (2, 1, 2)), spatial_dims=3), (4, 1, 8)),
+        (lambda: SegANSegmentor(filters=2), (16, 16)),
+    ],
+)
+def test_side_multiples(network, multiples):
+    assert export.side_multiples(network()) == multiples
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"modality": ["ct", "smith"]}, "Unknown modality. Known: ct, t1; empty where"),
+        ({"modality": ["ct"]}, "image, modality and statistics differ in batch size"),
+        ({"statistics": np.full((2, 4), np.nan, np.float32)}, "statistics hold NaN or infinite"),
+        ({"image": np.full((2, 8, 8, 1), np.inf, np.float32)}, "image holds NaN or infinite"),
+        ({"image": np.zeros((2, 0, 8, 1), np.float32)}, "image has an axis of size 0"),
+    ],
+)
+def test_bad_requests_are_refused_in_words_without_values(model, change, text):
+    good = {
+        "image": noise((2, 8, 8, 1)),
+        "modality": ["ct", "t1"],
+        "statistics": np.zeros((2, 4), np.float32),
+    }
+    with pytest.raises(tf.errors.InvalidArgumentError, match=text) as caught:
+        model("segment", **{**good, **change})
+    assert "smith" not in caught.value.message
+
+
+def test_no_images_are_refused(model):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="axis of size 0"):
+        model("serving_default", image=np.zeros((0, 8, 8, 1), np.float32))
+
+
+# Stock TensorFlow Serving compares nothing with the signature, and a convolution that gets the
+# wrong rank ends the process. So the shapes of the placeholders are wiped here, and the guard has
+# to refuse, not a kernel that happens to come before the first convolution.
+HOSTILE = """
+import sys, numpy as np, tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+model = saved_model_pb2.SavedModel.FromString(open(sys.argv[1] + "/saved_model.pb", "rb").read())
+meta = model.meta_graphs[0]
+for node in meta.graph_def.node:
+    if node.op == "Placeholder":
+        node.attr["shape"].shape.unknown_rank = True
+        del node.attr["shape"].shape.dim[:]
+        node.attr.pop("_output_shapes", None)
+with tf.Graph().as_default() as graph, tf.compat.v1.Session() as session:
+    tf.import_graph_def(meta.graph_def, name="")
+    saver = meta.saver_def
+    prefix = sys.argv[1] + "/variables/variables"
+    session.run(saver.restore_op_name, {saver.filename_tensor_name: prefix})
+    def ask(name, **inputs):
+        signature = meta.signature_def[name]
+        feeds = {signature.inputs[k].name: v for k, v in inputs.items()}
+        return session.run([t.name for t in signature.outputs.values()], feeds)
+    image, rows = np.ones((1, 8, 8, 1), np.float32), np.ones((1, 4), np.float32)
+    for bad in (image[0], image[0, 0], image[None], image[0, 0, 0, 0], np.ones((1, 8, 8, 3), "f4")):
+        for name, inputs in (
+            ("serving_default", {}),
+            ("segment", {"modality": np.array([b""], object), "statistics": rows}),
+        ):
+            try:
+                ask(name, image=bad, **inputs)
+            except tf.errors.OpError as error:
+                print("guarded" if "compatible with expected shape" in error.message else error)
+    for change in ({"statistics": rows[0]}, {"modality": np.array(b"", object)}):
+        good = {"image": image, "modality": np.array([b""], object), "statistics": rows}
+        try:
+            ask("segment", **{**good, **change})
+        except tf.errors.OpError as error:
+            print("guarded" if "compatible with expected shape" in error.message else error)
+    assert ask("serving_default", image=image)
+    print("alive")
+"""
+
+
+def test_a_wrong_rank_does_not_end_the_process(folder):
+    found = subprocess.run(
+        [sys.executable, "-c", HOSTILE, str(folder)], capture_output=True, text=True, check=False
+    )
+    assert found.stdout.split() == ["guarded"] * 12 + ["alive"], found.stderr[-2000:]
+
+
+def test_describe_says_all_that_a_client_needs(model, folder):
+    cards = model("describe", request=np.zeros(2, np.int64))["model_card"]
+    assert len(cards) == 2
+    card = json.loads(cards[1])
+    assert card == json.loads((folder / export.CARD_FILE).read_text())
+    assert config.Plan.from_dict(card["plan"]) == make_plan()
+    assert card["labels"] == {
+        "names": ["background", "organ", "lesion"],
+        "overlapping": False,
+        "output_values": [0, 1, 2],
+    }
+    assert (card["spatial_dims"], card["patch_size"]) == (2, [16, 24])
+    assert (card["modalities"], card["spacing"]) == (["ct", "t1"], [1.0, 1.0, 3.0])
+    assert set(card["signatures"]) == set(export.SIGNATURES)
+    assert card["notice"] == "For research use only: not a medical device."
+
+
+@pytest.mark.parametrize("sides", [None, (6, 10)])
+def test_example_inputs_are_answered(model, network, sides):
+    requests = export.example_inputs(network, make_plan(), sides)
+    assert set(requests) == set(export.SIGNATURES)
+    for name, inputs in requests.items():
+        found = model(
+            name, **{k: v.tolist() if v.dtype == object else v for k, v in inputs.items()}
+        )
+        assert all(len(array) == 1 for array in found.values())
+    assert requests["segment"]["image"].shape == (1, *(sides or (16, 24)), 1)
+
+
+def test_a_network_of_other_labels_is_refused(tmp_path):
+    network = UNet(classes=2, filters=2, levels=1)
+    with pytest.raises(CodedError, match="KUG-T04 unet: found 2 outputs, expected 3"):
+        export.export(network, make_plan(), tmp_path / "m")
+    assert not (tmp_path / "m").exists()
