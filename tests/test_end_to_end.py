@@ -6,11 +6,11 @@ import nibabel
 import numpy as np
 import pytest
 import tensorflow as tf  # noqa: F401  (at the top: see conftest.pytest_collection_finish)
-from keras_unigan.serving.server import Server
 
 from keras_unigan import cli
 from keras_unigan.config import Study
 from keras_unigan.data import phantoms
+from keras_unigan.serving.server import Server
 
 
 def unigan(*arguments):
