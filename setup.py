@@ -7,7 +7,10 @@
 from setuptools import find_packages, setup
 
 setup(
-    packages=find_packages(include=["keras_unigan", "keras_unigan.*"])
-    + ["keras_unigan.pipelines", "keras_unigan.serving"],
+    packages=[
+        *find_packages(include=["keras_unigan", "keras_unigan.*"]),
+        "keras_unigan.pipelines",
+        "keras_unigan.serving",
+    ],
     package_dir={"keras_unigan.pipelines": "pipelines", "keras_unigan.serving": "serving"},
 )
