@@ -191,7 +191,7 @@ def doctor(json: Json = False):
     from importlib import metadata
 
     printer = Printer(json)
-    packages = {}
+    packages: dict[str, str | None] = {}
     for name in (
         "keras-unigan", "tensorflow", "keras", "numpy", "nibabel", "scipy",
         "apache-beam", "tensorflow-serving-api", "grpcio", "starlette",

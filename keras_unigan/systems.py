@@ -5,7 +5,9 @@ of `networks.NETWORKS` and the constructor arguments that differ from its defaul
 class of `models.MODELS`. What depends on the data (channels, classes, strides) comes from the plan.
 """
 
-SYSTEMS = {
+from typing import Any
+
+SYSTEMS: dict[str, dict[str, Any]] = {
     "joint": {
         "summary": "One U-Net for all modalities: the plain baseline.",
         "networks": {"segmentor": ("UNet", {})},

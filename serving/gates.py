@@ -1,5 +1,6 @@
 """What a version has to pass before anyone can see it."""
 
+import contextlib
 import json
 import time
 
@@ -37,7 +38,7 @@ def infra_check(folder, network, plan):
     network = export.full_precision(network)
     started = time.perf_counter()
     try:
-        servable = Servable(folder)
+        servable = Servable(folder, use_gpu=False)
     except ServingError as error:
         raise _failed(network, "load", str(error), "a SavedModel that loads") from None
     try:
@@ -58,6 +59,21 @@ def infra_check(folder, network, plan):
     return {"passed": True, **report}
 
 
+@contextlib.contextmanager
+def _eager_on_cpu():
+    """Runs the reference op by op on the CPU, as the served graph runs there.
+
+    GPUs choose other kernels, with less precise products, from one graph to the next.
+    """
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        with tf.device("/CPU:0"):
+            yield
+    finally:
+        tf.config.run_functions_eagerly(before)
+
+
 def _compare(servable, network, plan, multiples, checks):
     dims = len(network.input_shape) - 2
     reference = export.serving_function(network, plan, multiples)
@@ -72,15 +88,18 @@ def _compare(servable, network, plan, multiples, checks):
             ("segment", 0, statistics),
         ):
             served = servable.predict(signature, requests[signature])
-            direct = reference(
-                tf.constant(image), tf.constant([domain], tf.int32), tf.constant(rows)
-            )
+            with _eager_on_cpu():
+                direct = reference(
+                    tf.constant(image), tf.constant([domain], tf.int32), tf.constant(rows)
+                )
             name = f"{signature} {'x'.join(map(str, sides))}"
             _same(network, name, served, direct["probabilities"].numpy(), plan, checks)
     requests = export.example_inputs(network, plan)
     inputs = requests["segment"]
     served = servable.predict("segment", inputs)
-    local = Predictor(network, plan)(inputs["image"], plan.modalities[0], inputs["statistics"])
+    with _eager_on_cpu():
+        predict = Predictor(network, plan)
+        local = predict(inputs["image"], plan.modalities[0], inputs["statistics"])
     _same(network, "segment against local prediction", served, local, plan, checks)
 
 

@@ -66,12 +66,13 @@ class Servable:
 
     Args:
         path: Version folder.
+        use_gpu: Whether GPUs may be used, where there are any.
 
     Raises:
         ServingError: When the folder holds no whole SavedModel; the message names no file.
     """
 
-    def __init__(self, path):
+    def __init__(self, path, use_gpu=True):
         self.path = str(path)
         meta = _meta_graph(self.path)
         self.signature_defs = {k: v for k, v in meta.signature_def.items()}
@@ -86,7 +87,8 @@ class Servable:
         }
         self._texts = _assertion_texts(meta.graph_def)
         graph = tf.Graph()
-        self._session = tf.compat.v1.Session(graph=graph)
+        config = tf.compat.v1.ConfigProto(device_count={} if use_gpu else {"GPU": 0})
+        self._session = tf.compat.v1.Session(graph=graph, config=config)
         try:
             with graph.as_default():
                 tf.import_graph_def(meta.graph_def, name="")

@@ -243,7 +243,7 @@ def test_two_replicas_train_as_one_does(whole, shards, tmp_path):
     for name in ("loss", "val_loss", "val_dice"):
         column = one[0].index(name)
         found, expected = ([float(row[column]) for row in rows[1:]] for rows in (two, one))
-        np.testing.assert_allclose(found, expected, rtol=0.05)
+        np.testing.assert_allclose(found, expected, rtol=0.01)
 
 
 def test_without_validation_over_an_old_run(tmp_path):

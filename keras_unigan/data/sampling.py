@@ -188,8 +188,8 @@ def pack(kept):
     """Volumes of unequal shapes as flat tensors, so that a graph can pick one by its number.
 
     Args:
-        kept: Dicts of `image` float32 and `label_map` uint8, both (z, x, y), `shape` int32 (x, y, z),
-            `minimum` and `statistics` of the image, `foreground` as in `patch_start`. Their arrays
+        kept: Dicts of `image` float32 and `label_map` uint8, both (z, x, y), `shape` int32 (3,),
+            `minimum` and `statistics` of the image, `foreground` as in `patch_start`. The arrays
             are taken out, to be freed as soon as they are copied.
 
     Returns:
@@ -213,8 +213,8 @@ def pick(volumes, case):
         case: Its number, int64 scalar.
 
     Returns:
-        Function(key, first slice, number of slices) -> array (slices, x, y); and the volume's `shape`,
-        `minimum`, `statistics` and `foreground`.
+        Function(key, first slice, number of slices) -> array (slices, x, y); and the volume's
+        `shape`, `minimum`, `statistics` and `foreground`.
     """
     facts = {k: volumes[k][case] for k in ("shape", "minimum", "statistics")}
     ends = volumes["foreground_start"]

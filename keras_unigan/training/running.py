@@ -21,8 +21,10 @@ DEFAULT_STEPS = 1000
 """Steps of a run without a budget: some minutes on two cores at the planner's sizes."""
 
 # What a run makes, and `overwrite` removes; nothing else in the folder is touched.
-RUN_FILES = ("config.json", "plan.json", "network.keras", "run.json", "history.csv", "progress.png")
-RUN_FILES += ("checkpoints", "tb", "samples", "metrics.json", "metrics.csv", "report.html")
+RUN_FILES = (
+    *("config.json", "plan.json", "network.keras", "run.json", "history.csv", "progress.png"),
+    *("checkpoints", "tb", "samples", "metrics.json", "metrics.csv", "report.html"),
+)
 # A resumed run may have another budget, and may have been moved with its shards.
 _FREE = ("shards", "output", "replicas", "minutes", "epochs", "steps")
 
@@ -231,12 +233,13 @@ class _Session:
         row = self.history.rows[-1]
         if val is not None and "val_loss" not in row:
             logs = model.evaluate(val, verbose=0, return_dict=True)
-            row.update({f"val_{name}": value for name, value in logs.items()})
-            self.best.on_epoch_end(self.state.epochs - 1, row)
+            scores = {f"val_{name}": value for name, value in logs.items()}
+            row.update(scores)
+            self.best.on_epoch_end(self.state.epochs - 1, scores)
             self.history.write()
             self.checkpoint.save_state()
             if self.progress:
-                self.progress.console.print(f"last epoch  {callbacks.summary_line(row)}")
+                self.progress.console.print(f"last epoch  {callbacks.summary_line(scores)}")
         self.curves.draw()
 
     def close(self):
