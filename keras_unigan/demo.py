@@ -40,7 +40,14 @@ def run(output, modalities, model="segan", steps=None, seed=0, say=print, quiet=
         say(f"[{step} {seconds[step]:.1f} s] {sentence}")
         start = time.perf_counter()
 
-    study = phantoms.write_study(output / "study", modalities=tuple(modalities), seed=seed)
+    # Four subjects of each modality to train on, two to choose by, two that nothing has seen.
+    study = phantoms.write_study(
+        output / "study",
+        modalities=tuple(modalities),
+        subjects_per_modality=8,
+        seed=seed,
+        fractions=(0.5, 0.25, 0.25),
+    )
     study_path = output / "study" / "study.json"
     subjects = len({case.subject for case in study.cases})
     done("phantoms", f"{subjects} subjects, one of {', '.join(modalities)} each: {study_path}")
@@ -55,7 +62,7 @@ def run(output, modalities, model="segan", steps=None, seed=0, say=print, quiet=
         model=model,
         seed=seed,
         steps=steps or STEPS,
-        train=TrainOptions(learning_rate=1e-3, ema_decay=0.98),
+        train=TrainOptions(learning_rate=2e-3, ema_decay=0.98),
         network={"filters": FILTERS},
     )
     trained = training.run(experiment, quiet=quiet)

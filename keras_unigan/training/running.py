@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import os
 import platform
@@ -29,8 +30,12 @@ RUN_FILES = (
 _FREE = ("shards", "output", "replicas", "minutes", "epochs", "steps")
 
 
+@functools.cache
 def strategy_for(replicas):
     """Distribution over GPUs where there are any, else over logical CPU devices.
+
+    One for each number in a process: a second MirroredStrategy would use the first one's collective
+    keys again, and TensorFlow then aborts.
 
     Args:
         replicas: Their number. One is the default strategy: the same code without the copies.
