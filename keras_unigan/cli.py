@@ -50,6 +50,15 @@ Modality = Annotated[
 ]
 
 
+def finite(data):
+    """The same data with None for numbers that JSON cannot hold."""
+    if isinstance(data, dict):
+        return {key: finite(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
+
+
 class Printer:
     """What a command says: sentences for people, one JSON object for programs."""
 
@@ -70,7 +79,7 @@ class Printer:
     def result(self, data, next_command=None):
         """Ends a command: its result as JSON, or the next sensible command."""
         if self.json:
-            print(json_module.dumps(data, indent=2, default=str, allow_nan=True), flush=True)
+            print(json_module.dumps(finite(data), indent=2, default=str), flush=True)
         elif next_command:
             self.say(f"Next: {next_command}")
 
@@ -435,7 +444,9 @@ def train(
             f"Interrupted. Go on with: unigan train {shards} -o {output} --resume", file=sys.stderr
         )
         raise typer.Exit(5) from None
-    printer.say(f"Wrote {output}: best validation Dice {summary['best_dice']:.3f}")
+    best = summary["best_dice"]
+    kept = "no validation case, so the last weights" if math.isnan(best) else f"Dice {best:.3f}"
+    printer.say(f"Wrote {output}: best validation: {kept}")
     printer.result(summary, f"unigan evaluate {output} study.json")
 
 
