@@ -408,7 +408,9 @@ class Progress(keras.callbacks.Callback):
         if self.total is None:
             seconds = 60 * self.budget.minutes - self.budget.seconds
         else:
-            seconds = (self.total - self._steps) / max(self.speed, 1e-6)
+            if not self.speed:  # the first step, which traced the graph, tells nothing
+                return "?"
+            seconds = (self.total - self._steps) / self.speed
         if not 0 <= seconds < 1e7:
             return "?" if seconds > 0 else "0:00:00"
         return str(datetime.timedelta(seconds=round(seconds)))

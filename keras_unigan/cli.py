@@ -5,6 +5,7 @@ Exit codes: 0 ok, 1 bug, 2 usage, 3 data, 4 environment or server, 5 interrupted
 
 import collections
 import contextlib
+import dataclasses
 import importlib
 import json as json_module
 import math
@@ -16,14 +17,15 @@ from typing import Annotated
 
 import typer
 
-from keras_unigan.config import SPLITS, Experiment, Labels, Plan, Study
+from keras_unigan.config import SPLITS, Experiment, Labels, Plan, Study, TrainOptions
 from keras_unigan.errors import CodedError
 
 NOTICE = "For research use only: not a medical device."
 
 app = typer.Typer(
     name="unigan",
-    help=f"Segment organs and lesions from modalities that never met. {NOTICE}",
+    help=f"Segment organs and lesions from modalities that never met. {NOTICE} "
+    "-v anywhere adds the traceback of an error.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -40,6 +42,7 @@ Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is already there.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N cases.")]
+Memory = Annotated[float | None, typer.Option(help="GiB that one training step may take.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or gpu.")]
 Set = Annotated[
     list[str] | None,
@@ -104,13 +107,21 @@ def need(module, extra):
         ) from error
 
 
-def claim(path, overwrite):
+def claim(path, overwrite, file=False):
     """Refuses to write over a file or a folder that holds something, unless asked.
 
     Raises:
         CodedError: KUG-E02.
     """
     path = Path(path)
+    wrong = next((p for p in path.parents if p.is_file()), None)
+    if wrong is not None or (file and path.is_dir()):
+        raise CodedError(
+            "KUG-E02",
+            path,
+            f"a file at {wrong}" if wrong else "a folder",
+            "a path that can be written",
+        )
     if path.exists() and not overwrite and (path.is_file() or any(path.iterdir())):
         raise CodedError(
             "KUG-E02", path, "something there already", "a new path", fix="add --overwrite"
@@ -149,6 +160,10 @@ def parse_scheme(pairs, option):
     result = {}
     for pair in pairs or []:
         name, _, values = pair.partition("=")
+        if name in result:
+            raise CodedError(
+                "KUG-T02", option, f"{name!r} twice", "each name once", fix=f"{name}=1,2 merges"
+            )
         try:
             result[name] = tuple(int(v) for v in values.split(","))
         except ValueError:
@@ -278,23 +293,25 @@ def init(
     from keras_unigan.data import cases
 
     printer = Printer(json, quiet)
-    claim(output, overwrite or dry_run)
+    claim(output, overwrite or dry_run, file=True)
     classes, regions = parse_scheme(label, "--label"), parse_scheme(region, "--region")
     labels = Labels(classes=classes, regions=regions) if classes or regions else None
     try:
         shares = tuple(float(share) for share in fractions.split(","))
-        study = cases.init_study(
-            source, labels=labels, name=name, reader=reader, fractions=shares, seed=seed
-        )
-    except ValueError as error:
-        if isinstance(error, CodedError):
-            raise
+    except ValueError:
+        shares = ()
+    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6 or not shares[0]:
         raise CodedError(
             "KUG-T02", "--fractions", fractions, "three shares that sum to 1, the first positive"
-        ) from None
+        )
+    study = cases.init_study(
+        source, labels=labels, name=name, reader=reader, fractions=shares, seed=seed
+    )
+    bare = sum(case.label is None for case in study.cases)
+    found = len(cases.READERS[reader or cases.detect(source)](source))
     study = cases.relative_to(study, output)
-    found = collections.Counter((case.split, case.modality) for case in study.cases)
-    counts = {s: {m: found[s, m] for m in study.modalities} for s in SPLITS}
+    pairs = collections.Counter((case.split, case.modality) for case in study.cases)
+    counts = {s: {m: pairs[s, m] for m in study.modalities} for s in SPLITS}
     if not dry_run:
         study.save(output)
     names = ", ".join(f"{n} = {list(study.labels.file_values(n))}" for n in study.labels.foreground)
@@ -303,9 +320,16 @@ def init(
         f"modalities {', '.join(study.modalities)}",
         f"{'Regions' if study.labels.overlapping else 'Labels'}: {names}",
         *[f"{s}: {', '.join(f'{n} {m}' for m, n in c.items())}" for s, c in counts.items()],
+        *[f"{bare} images have no label map"] * bool(bare),
+        *[
+            f"{found - len(study.cases)} scans left out: a subject that is trained on or chosen by "
+            "gives one modality"
+        ]
+        * (found > len(study.cases)),
         "Would write " + output if dry_run else f"Wrote {output}",
     )
     result = {"study": output, "cases": len(study.cases), "splits": counts}
+    result |= {"without_label": bare, "left_out": found - len(study.cases)}
     printer.result(result, f"unigan prepare {output} -o shards")
 
 
@@ -313,6 +337,7 @@ def init(
 def plan(
     study: Annotated[str, typer.Argument(help="study.json")],
     output: Annotated[str, typer.Option("--output", "-o")] = "plan.json",
+    memory: Memory = None,
     limit: Limit = None,
     overwrite: Overwrite = False,
     json: Json = False,
@@ -324,10 +349,11 @@ def plan(
     """Measures the training scans and decides spacing, patch, depth, batch, normalisation."""
     job = need("keras_unigan.pipelines.fingerprint", "pipelines")
     printer = Printer(json, quiet)
-    claim(output, overwrite)
+    claim(output, overwrite, file=True)
     arguments = ["--study", study, "--output", str(Path(output).with_name("fingerprint.json"))]
     arguments += ["--plan_output", output, *(["--limit", str(limit)] if limit else [])]
     arguments += ["--overwrite"] if overwrite else []
+    arguments += ["--memory", str(memory)] if memory else []
     summary = job.run([*arguments, *(beam or [])])
     decided = Plan.load(output)
     printer.say(*[f"{k} = {setting(decided, k)}: {why}" for k, why in decided.reasons.items()])
@@ -350,14 +376,21 @@ def setting(plan, key):
 
 
 def refuse_dead_letters(summary):
-    """Ends with the data exit code when a job could not use every volume."""
-    if summary.get("dead_letters"):
-        print(
-            f"{summary['dead_letters']} of {summary['cases']} volumes could not be used; "
-            f"reasons in {summary['dead_letter_file']}",
-            file=sys.stderr,
-        )
-        raise typer.Exit(3)
+    """Lists the volumes that a job could not use and ends with the data exit code."""
+    if not summary.get("dead_letters"):
+        return
+    from keras_unigan.pipelines import sources
+
+    file = summary["dead_letter_file"]
+    letters = [json_module.loads(line) for line in sources.read_bytes(file).splitlines()]
+    codes = collections.Counter(letter["code"] for letter in letters)
+    lines = [letter["message"] for letter in letters[:10]]
+    lines.append(
+        f"{len(letters)} of {summary['cases']} volumes could not be used "
+        f"({', '.join(f'{n} {code}' for code, n in sorted(codes.items()))}); all in {file}"
+    )
+    print(*lines, sep="\n", file=sys.stderr)
+    raise typer.Exit(3)
 
 
 @app.command()
@@ -365,6 +398,7 @@ def prepare(
     study: Annotated[str, typer.Argument(help="study.json")],
     output: Annotated[str, typer.Option("--output", "-o")] = "shards",
     plan: Annotated[str | None, typer.Option(help="plan.json; left out: planned now.")] = None,
+    memory: Memory = None,
     limit: Limit = None,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
@@ -387,11 +421,13 @@ def prepare(
     arguments = ["--study", study, "--output", output, *(["--plan", plan] if plan else [])]
     arguments += ["--limit", str(limit)] if limit else []
     arguments += ["--overwrite"] if overwrite else []
+    arguments += ["--memory", str(memory)] if memory else []
     summary = job.run([*arguments, *(beam or [])])
     for split, counts in summary["splits"].items():
         printer.say(f"{split}: {', '.join(f'{n} {m}' for m, n in counts.items())}")
     printer.say(f"Wrote {output} in {summary['seconds']:.1f} s")
-    printer.result(summary, f"unigan train {output} --model segan -o runs/a")
+    done = not summary["dead_letters"]
+    printer.result(summary, f"unigan train {output} --model segan -o runs/a" if done else None)
     refuse_dead_letters(summary)
 
 
@@ -399,13 +435,17 @@ def prepare(
 def train(
     shards: Annotated[str, typer.Argument(help="Folder that `unigan prepare` wrote.")],
     output: Annotated[str, typer.Option("--output", "-o", help="Run folder.")],
-    model: Annotated[str, typer.Option(help="A name of `unigan models`.")] = "segan",
-    spatial_dims: Annotated[int, typer.Option(help="2 or 3.")] = 2,
+    model: Annotated[
+        str | None, typer.Option(help="A name of `unigan models`; left out: segan.")
+    ] = None,
+    spatial_dims: Annotated[int | None, typer.Option(help="2 or 3; left out: 2.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Budget in minutes.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Budget in epochs.")] = None,
     steps: Annotated[int | None, typer.Option(help="Budget in steps.")] = None,
-    replicas: Annotated[int, typer.Option(help="Replicas under MirroredStrategy.")] = 1,
-    seed: Seed = 0,
+    replicas: Annotated[
+        int | None, typer.Option(help="Replicas under MirroredStrategy; left out: 1.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything; left out: 0.")] = None,
     settings: Set = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint.")
@@ -418,17 +458,18 @@ def train(
 ):
     """Trains a system on shards; the best weights by validation Dice become network.keras."""
     printer = Printer(json, quiet)
-    experiment = Experiment(
-        shards=shards,
-        output=output,
-        model=model,
-        spatial_dims=spatial_dims,
-        seed=seed,
-        replicas=replicas,
-        minutes=minutes,
-        epochs=epochs,
-        steps=steps,
-    ).override(settings or [])
+    budget = {"minutes": minutes, "epochs": epochs, "steps": steps}
+    given: dict = {"model": model, "spatial_dims": spatial_dims, "seed": seed, "replicas": replicas}
+    given = {key: value for key, value in given.items() if value is not None}
+    if any(value is not None for value in budget.values()):
+        given |= budget
+    config = Path(output) / "config.json"
+    # A resumed run keeps what it was started with, but for what is said now.
+    known = dataclasses.asdict(Experiment.load(config)) if resume and config.is_file() else {}
+    known |= {"shards": shards, "output": output, **given}
+    if "train" in known:
+        known["train"] = TrainOptions(**known["train"])
+    experiment = Experiment(**known).override(settings or [])
     use_device(device)
     from keras_unigan import training
 
@@ -448,6 +489,30 @@ def train(
     kept = "no validation case, so the last weights" if math.isnan(best) else f"Dice {best:.3f}"
     printer.say(f"Wrote {output}: best validation: {kept}")
     printer.result(summary, f"unigan evaluate {output} study.json")
+
+
+def each(printer, pairs, segment_one):
+    """Segments every scan, bad ones aside; then ends with the code of the first that failed.
+
+    Raises:
+        CodedError: When there was one scan only.
+    """
+    written, errors = [], []
+    for source, target in pairs:
+        try:
+            segment_one(source, target)
+        except CodedError as error:
+            if len(pairs) == 1:
+                raise
+            errors.append(error)
+            print(error, file=sys.stderr)
+        else:
+            written.append(str(target))
+            printer.say(f"Wrote {target}")
+    printer.result({"outputs": written, "errors": [str(error) for error in errors]})
+    if errors:
+        print(f"{len(errors)} of {len(pairs)} scans could not be used", file=sys.stderr)
+        raise typer.Exit(errors[0].exit_code)
 
 
 @app.command()
@@ -471,10 +536,7 @@ def predict(
         claim(target, overwrite)
     use_device(device)
     model = inference.load(run)
-    for source, target in pairs:
-        inference.predict(model, source, modality=modality, output=target)
-        printer.say(f"Wrote {target}")
-    printer.result({"outputs": [str(t) for _, t in pairs]})
+    each(printer, pairs, lambda s, t: inference.predict(model, s, modality=modality, output=t))
 
 
 @app.command()
@@ -647,10 +709,7 @@ def segment(
     for _, target in pairs:
         claim(target, overwrite)
     with connect(address, model, version, timeout) as asked:
-        for source, target in pairs:
-            asked.segment(source, modality=modality, output=target)
-            printer.say(f"Wrote {target}")
-    printer.result({"outputs": [str(t) for _, t in pairs]})
+        each(printer, pairs, lambda s, t: asked.segment(s, modality=modality, output=t))
 
 
 @client_app.command()

@@ -343,6 +343,10 @@ def outputs_for(inputs, output):
     if _stem(output) and len(sources) > 1:
         raise CodedError("KUG-T02", "--output", f"one file for {len(sources)} scans", "a folder")
     folder = Path(output)
+    if not _stem(output) and folder.suffix[1:].isalpha() and not folder.is_dir():
+        raise CodedError(
+            "KUG-T02", "--output", f"a name ending in {folder.suffix}", ".nii, .nii.gz or a folder"
+        )
     targets = [
         folder if _stem(output) else folder / f"{_stem(p) or p.name}_seg.nii.gz" for p in sources
     ]

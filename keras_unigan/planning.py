@@ -325,7 +325,7 @@ def activation_bytes(patch, strides, filters=FILTERS):
 
 
 def _fitting(size):
-    """Smallest size that all networks can take: a multiple of 16, or a thin axis as it is."""
+    """A multiple of 16, which all networks take, or a thin axis as it is, which `UNet` takes."""
     return int(size) if size < 8 else _MULTIPLE * math.ceil(size / _MULTIPLE)
 
 

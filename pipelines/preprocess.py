@@ -157,6 +157,7 @@ def run(argv=None):
     if dead:
         sources.write_dead_letters(letters, dead)
     if not any(entry["split"] == "train" for entry in kept):
+        FileSystems.delete([sources.join(own.output, entry["file"]) for entry in kept])
         raise CodedError(
             "KUG-D14",
             own.study,

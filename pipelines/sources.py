@@ -160,8 +160,15 @@ def _read_volume(path):
 
 
 def dead_letter(case, error):
-    """What the dead-letter file says of a case."""
-    return {"case": case.id, "code": error.code, "message": str(error)}
+    """What the dead-letter file says of a case; of paths it keeps the file's name."""
+    where = os.path.basename(error.where)
+    where = case.id if case.id in where else f"{case.id} {where}"
+    parts = (error.found, error.expected, error.why, error.fix)
+    return {
+        "case": case.id,
+        "code": error.code,
+        "message": str(CodedError(error.code, where, *parts)),
+    }
 
 
 def parser(job):

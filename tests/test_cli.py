@@ -61,6 +61,10 @@ def test_usage_errors(tmp_path, capsys):
     assert "steps" in capsys.readouterr().err
     assert unigan("init", tmp_path, "--label", "organ=one") == 2
     assert "name=value" in capsys.readouterr().err
+    assert unigan("init", tmp_path, "--label", "organ=1", "--label", "organ=2") == 2
+    assert "'organ' twice" in capsys.readouterr().err
+    assert unigan("init", tmp_path, "--fractions", "0.5,0.2") == 2
+    assert "--fractions" in capsys.readouterr().err
     assert unigan("train", tmp_path, "-o", tmp_path / "r", "--device", "tpu") == 2
     assert "auto, cpu or gpu" in capsys.readouterr().err
 
@@ -91,6 +95,22 @@ def test_bad_volumes_go_to_dead_letters_and_the_exit_code_says_so(scans, tmp_pat
     assert [x["case"] for x in letters] == [victims[0].id]
     assert letters[0]["code"] == "KUG-D07"
     assert "Traceback" not in captured.err
+    # The terminal names the case, its code and the fix, and no folder of this machine.
+    assert f"KUG-D07 {victims[0].id}" in captured.err
+    assert "1 of 10 volumes could not be used (1 KUG-D07)" in captured.err
+    assert str(scans) not in captured.err
+
+
+def test_outputs_that_cannot_be_written(scans, tmp_path, capsys):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("x")
+    for output in (tmp_path / "folder", tmp_path / "file" / "study.json"):
+        assert unigan("init", scans, "-o", output, "--label", "organ=1,2") == 2
+        assert capsys.readouterr().err.startswith("KUG-E02")
+    scan = next(scans.glob("*_ct.nii.gz"))
+    assert unigan("predict", tmp_path, scan, "-o", tmp_path / "out.png") == 2
+    assert "a name ending in .png" in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder", "scans"]
 
 
 def test_models_json_is_the_registry(capsys):

@@ -1,6 +1,7 @@
 """The whole house: phantoms, Beam, fit, export, push, serve, client, through the command line."""
 
 import json
+import shutil
 
 import nibabel
 import numpy as np
@@ -78,6 +79,34 @@ def test_the_answer_over_grpc_is_the_local_one_on_the_input_grid(house, server):
         assert set(np.unique(first.dataobj)) <= values
         different = np.mean(np.asarray(first.dataobj) != np.asarray(second.dataobj))
         assert different < 1e-4  # ties that float32 sums in another order may break
+
+
+def test_resume_needs_no_setting_again(house, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(house / "run", run)
+    (run / "metrics.json").write_text("{}")
+    go_on = ["train", house / "shards", "-o", run, "--resume", "--quiet"]
+    assert unigan(*go_on) == 2
+    assert "a finished run" in capsys.readouterr().err
+    assert unigan(*go_on, "--epochs", 3) == 0
+    assert len((run / "history.csv").read_text().splitlines()) == 4
+    config = json.loads((run / "config.json").read_text())
+    assert (config["network"], config["epochs"]) == ({"filters": 8}, 3)
+    assert not (run / "metrics.json").exists()  # scores of the network as it was
+
+
+def test_many_scans_one_of_them_broken(house, tmp_path, capsys):
+    study = Study.load(house / "scans" / "study.json")
+    scans = tmp_path / "in"
+    scans.mkdir()
+    for case in study.cases[:2]:
+        shutil.copy(study.path(case.image), scans)
+    (scans / "a_broken.nii.gz").write_bytes(b"no scan")
+    assert unigan("predict", house / "run", scans, "-o", tmp_path / "out") == 3
+    error = capsys.readouterr().err
+    assert "KUG-D07" in error
+    assert "1 of 3 scans could not be used" in error
+    assert len(list((tmp_path / "out").iterdir())) == 2
 
 
 def test_a_run_of_another_study_refuses_its_shards(house, tmp_path, capsys):

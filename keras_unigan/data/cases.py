@@ -247,7 +247,16 @@ def scan_labels(cases):
                 fix="name the classes: unigan init TABLE.csv --label NAME=VALUE",
             )
         array = nifti.read(name).array
-        found = np.unique(array[np.isfinite(array)] if array.dtype.kind == "f" else array)
+        if not np.isfinite(array).all():
+            bad = int((~np.isfinite(array)).sum())
+            raise CodedError(
+                "KUG-D06",
+                name,
+                f"{bad} voxels that are NaN or infinite",
+                "whole numbers 0 to 255",
+                fix="write a label map without them",
+            )
+        found = np.unique(array)
         whole = np.rint(found)
         if np.abs(found - whole).max(initial=0) > 1e-3 or found.min() < 0 or found.max() > IGNORE:
             raise CodedError(

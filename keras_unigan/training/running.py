@@ -24,8 +24,16 @@ DEFAULT_STEPS = 1000
 # What a run makes, and `overwrite` removes; nothing else in the folder is touched.
 RUN_FILES = (
     *("config.json", "plan.json", "network.keras", "run.json", "history.csv", "progress.png"),
-    *("checkpoints", "tb", "samples", "metrics.json", "metrics.csv", "report.html"),
+    *("checkpoints", "tb"),
 )
+# What was made of the network since, and is false of another one.
+SCORES: tuple[str, ...] = (
+    "metrics.json",
+    "metrics.csv",
+    "metrics_unknown.json",
+    "metrics_unknown.csv",
+)
+SCORES += ("samples", "report.html")
 # A resumed run may have another budget, and may have been moved with its shards.
 _FREE = ("shards", "output", "replicas", "minutes", "epochs", "steps")
 
@@ -170,7 +178,8 @@ def run(experiment, resume=False, overwrite=False, quiet=False, console=None):
     if resume:
         _restore(model, plan, folder, state)
     else:
-        _clear(folder)
+        _clear(folder, RUN_FILES)
+    _clear(folder, SCORES)
     folder.mkdir(parents=True, exist_ok=True)
     experiment.save(folder / "config.json")
     plan.save(folder / "plan.json")
@@ -305,9 +314,9 @@ def _restore(model, plan, folder, state):
         ) from error
 
 
-def _clear(folder):
-    """Removes an earlier run, and nothing else."""
-    for name in RUN_FILES:
+def _clear(folder, names):
+    """Removes files of an earlier run, and nothing else."""
+    for name in names:
         path = folder / name
         if path.is_dir():
             shutil.rmtree(path)
