@@ -15,7 +15,8 @@ class UNet(keras.Model):
         filters: Width of the first level; each level doubles it.
         levels: Number of poolings.
         strides: Pooling stride per level and axis, e.g. `((2, 2, 1), (2, 2, 2))`; overrides
-            `levels`. None pools every axis by 2.
+            `levels`. None pools every axis by 2. Until a coarse axis is first pooled,
+            convolutions do not reach along it: they are 3x3x1 (methods.md §1).
         spatial_dims: 2 or 3.
 
     Input shape: `(batch, *spatial, channels)`; each side divisible by the product of its strides.
@@ -44,7 +45,8 @@ class UNet(keras.Model):
         x = image = keras.Input((*[None] * spatial_dims, channels), name="image")
         skips = []
         for level, stride in enumerate(strides):
-            x = _block(x, filters * 2**level, spatial_dims, f"encoder_{level}")
+            kernel = _kernel(strides, level)
+            x = _block(x, filters * 2**level, spatial_dims, f"encoder_{level}", kernel)
             skips.append(x)
             x = max_pool(spatial_dims)(stride, name=f"pool_{level}")(x)
         x = _block(x, filters * 2 ** len(strides), spatial_dims, "centre")
@@ -54,7 +56,8 @@ class UNet(keras.Model):
                 width, stride, stride, kernel_initializer="he_normal", name=f"up_{level}"
             )(x)
             x = keras.layers.Concatenate(name=f"skip_{level}")([skips[level], x])
-            x = _block(x, width, spatial_dims, f"decoder_{level}")
+            kernel = _kernel(strides, level)
+            x = _block(x, width, spatial_dims, f"decoder_{level}", kernel)
         logits = conv(spatial_dims)(classes, 1, dtype="float32", name="logits")(x)
         super().__init__(image, logits, name=name)
         self.channels, self.classes, self.filters = channels, classes, filters
@@ -72,11 +75,21 @@ class UNet(keras.Model):
         }
 
 
-def _block(x, width, spatial_dims, name):
+def _kernel(strides, level):
+    """Convolution kernel of a level: 1 along an axis that is pooled only further down, else 3."""
+    waits = [
+        strides[level][axis] == 1 and any(stride[axis] > 1 for stride in strides[level:])
+        for axis in range(len(strides[0]))
+    ]
+    pooled = [any(stride[axis] > 1 for stride in strides[:level]) for axis in range(len(waits))]
+    return tuple(1 if w and not p else 3 for w, p in zip(waits, pooled, strict=True))
+
+
+def _block(x, width, spatial_dims, name, kernel=3):
     """Two times convolution, instance norm without scale and offset, leaky ReLU."""
     for i in range(2):
         x = conv(spatial_dims)(
-            width, 3, padding="same", kernel_initializer="he_normal", name=f"{name}_conv_{i}"
+            width, kernel, padding="same", kernel_initializer="he_normal", name=f"{name}_conv_{i}"
         )(x)
         x = keras.layers.GroupNormalization(
             groups=-1, epsilon=1e-5, center=False, scale=False, name=f"{name}_norm_{i}"

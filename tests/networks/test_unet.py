@@ -72,3 +72,13 @@ def test_spatial_dims_out_of_range():
 def test_golden_values():
     found = golden(UNet(filters=4, levels=2), (1, 8, 12, 1))
     np.testing.assert_allclose(found, [[0.43974, 0.43398, -0.07548]], atol=1e-4)
+
+
+def test_kernels_do_not_reach_along_a_coarse_axis_before_it_is_pooled():
+    network = UNet(filters=2, strides=((2, 2, 1), (2, 2, 2), (2, 2, 1)), spatial_dims=3)
+    kernels = {layer.name: layer.kernel_size for layer in network.layers if "_conv_0" in layer.name}
+    assert kernels["encoder_0_conv_0"] == kernels["decoder_0_conv_0"] == (3, 3, 1)
+    assert {k for name, k in kernels.items() if "_0_conv" not in name} == {(3, 3, 3)}
+    # A thin axis that is never pooled is not a coarse one.
+    thin = UNet(filters=2, strides=((2, 2, 1), (2, 2, 1)), spatial_dims=3)
+    assert thin.get_layer("encoder_0_conv_0").kernel_size == (3, 3, 3)
