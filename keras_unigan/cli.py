@@ -17,7 +17,7 @@ from typing import Annotated
 
 import typer
 
-from keras_unigan.config import SPLITS, Experiment, Labels, Plan, Study, TrainOptions
+from keras_unigan.config import SPLITS, Experiment, Labels, Plan, Study, TrainOptions, finite
 from keras_unigan.errors import CodedError
 
 NOTICE = "For research use only: not a medical device."
@@ -51,15 +51,6 @@ Set = Annotated[
 Modality = Annotated[
     str | None, typer.Option(help="Modality of the scan; left out: unknown to the model.")
 ]
-
-
-def finite(data):
-    """The same data with None for numbers that JSON cannot hold."""
-    if isinstance(data, dict):
-        return {key: finite(value) for key, value in data.items()}
-    if isinstance(data, (list, tuple)):
-        return [finite(value) for value in data]
-    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 class Printer:
@@ -564,7 +555,7 @@ def evaluate(
     )
     show_scores(printer, summary)
     printer.say(*[f"Wrote {path}" for path in summary["outputs"]])
-    printer.result(evaluation.to_json(summary), f"unigan report {run}")
+    printer.result(summary, f"unigan report {run}")
     if summary["failed"]:
         raise typer.Exit(3)
 

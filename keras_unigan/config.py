@@ -7,6 +7,7 @@ is strict: an unknown or missing key is named, with the nearest known one.
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import posixpath
 import types
@@ -108,6 +109,15 @@ def read_json(path):
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CodedError("KUG-D08", path, f"text that is not JSON ({error})", "JSON") from error
+
+
+def finite(value):
+    """The same data with None for NaN and infinities, which JSON does not know."""
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_json(path, data):

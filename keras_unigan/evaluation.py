@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_unigan import inference, metrics
-from keras_unigan.config import IGNORE, SPLITS, Case, Study, write_json
+from keras_unigan.config import IGNORE, SPLITS, Case, Study, finite, write_json
 from keras_unigan.data import nifti, preprocessing
 from keras_unigan.errors import CodedError
 
@@ -246,15 +246,6 @@ def _mean(values):
     return statistics.fmean(values) if values else float("nan")
 
 
-def to_json(value):
-    """The same data with None for NaN, which JSON does not know."""
-    if isinstance(value, dict):
-        return {k: to_json(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [to_json(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def metrics_files(run, known_modality=True):
     """Paths of the JSON and CSV that `evaluate_run` writes into a run folder."""
     stem = "metrics" if known_modality else "metrics_unknown"
@@ -308,7 +299,7 @@ def evaluate_run(run, study, split="test", known_modality=True, limit=None, say=
         (Path(run) / name).unlink()
     summary = {"split": split, "known_modality": known_modality, **summarize(rows)}
     summary["overlays"] = overlays
-    write_json(json_path, to_json({**summary, "rows": rows}))
+    write_json(json_path, finite({**summary, "rows": rows}))
     write_csv(csv_path, rows)
     return {**summary, "outputs": [str(json_path), str(csv_path)]}
 
@@ -320,7 +311,7 @@ def write_csv(path, rows):
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         for row in rows:
-            writer.writerow({k: "" if v is None else v for k, v in to_json(row).items()})
+            writer.writerow({k: "" if v is None else v for k, v in finite(row).items()})
     temporary.replace(path)
 
 

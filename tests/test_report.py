@@ -85,9 +85,7 @@ def write_scores(run, name="metrics.json", known=True):
     scores = dict.fromkeys(("dice", "hd95", "assd", "seconds"), nan)
     rows += [{**rows[-1], **scores, **failed, "name": n} for n in NAMES]
     summary = {"split": "test", "known_modality": known, **evaluation.summarize(rows)}
-    config.write_json(
-        run / name, evaluation.to_json({**summary, "overlays": overlays, "rows": rows})
-    )
+    config.write_json(run / name, config.finite({**summary, "overlays": overlays, "rows": rows}))
     return summary
 
 
