@@ -99,11 +99,73 @@ class SegANCritic(keras.Model):
         constraint: How the game keeps the critic bounded: "spectral" puts spectral norm on each
             convolution and no batch norm, "clip" puts batch norm on all but the first.
         spatial_dims: 2 or 3.
+        groups: Number of critics side by side, each with weights of its own for its share of the
+            channels, e.g. one per class. Their features are joined level by level.
 
     Input shape: `(batch, *spatial, channels)`; sides divisible by `2**len(filters)`.
-    Output shape: list of `len(filters) + 1` tensors, the input first, each half the side before.
+    Output shape: list of `len(filters) + 1` tensors, the input first, each half the side before,
+        the others with `groups * filters[level]` channels.
     Reference: Xue et al. 2018, SegAN, arXiv:1706.01805; spectral norm: Miyato et al. 2018,
     arXiv:1802.05957.
+
+    Raises:
+        ValueError: For an unknown constraint, or channels that cannot be shared out.
+    """
+
+    def __init__(
+        self,
+        channels=1,
+        filters=(64, 128, 256),
+        constraint="spectral",
+        spatial_dims=2,
+        groups=1,
+        name="segan_critic",
+    ):
+        if groups < 1 or channels % groups:
+            raise ValueError(f"Expected channels divisible by groups={groups}, got {channels}.")
+        image = keras.Input((*[None] * spatial_dims, channels), name="masked_image")
+        if groups == 1:
+            features = _trunk(image, filters, constraint)
+        else:
+            share = channels // groups
+            pyramids = [
+                _trunk(image[..., g * share : (g + 1) * share], filters, constraint, f"_{g}")
+                for g in range(groups)
+            ]
+            features = [
+                keras.layers.Concatenate(name=f"joined_{level}")(maps)
+                for level, maps in enumerate(zip(*pyramids, strict=True))
+            ]
+        super().__init__(image, [image, *features], name=name)
+        self.channels, self.filters = channels, tuple(filters)
+        self.constraint, self.spatial_dims, self.groups = constraint, spatial_dims, groups
+
+    def get_config(self):
+        return {
+            "channels": self.channels,
+            "filters": list(self.filters),
+            "constraint": self.constraint,
+            "spatial_dims": self.spatial_dims,
+            "groups": self.groups,
+            "name": self.name,
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_unigan")
+class SegANScalarCritic(keras.Model):
+    """The trunk of `SegANCritic`, then the mean over space and one logit: true mask or predicted.
+
+    What the multi-scale critic is measured against.
+
+    Args:
+        channels: Channels of the masked image.
+        filters: Width of each stride-2 convolution, first to last.
+        constraint: "spectral" or "clip", as for `SegANCritic`.
+        spatial_dims: 2 or 3.
+
+    Input shape: `(batch, *spatial, channels)`; sides divisible by `2**len(filters)`.
+    Output shape: `(batch, 1)`, float32 logit.
+    Reference: Goodfellow et al. 2014, arXiv:1406.2661, with the trunk of SegAN.
 
     Raises:
         ValueError: For an unknown constraint.
@@ -115,31 +177,23 @@ class SegANCritic(keras.Model):
         filters=(64, 128, 256),
         constraint="spectral",
         spatial_dims=2,
-        name="segan_critic",
+        name="segan_scalar_critic",
     ):
-        if constraint not in ("spectral", "clip"):
-            raise ValueError(f'Expected constraint "spectral" or "clip", got {constraint!r}.')
-        spectral = constraint == "spectral"
-        x = image = keras.Input((*[None] * spatial_dims, channels), name="masked_image")
-        features = [image]
-        for level, width in enumerate(filters):
-            layer = conv(spatial_dims)(
-                width,
-                4,
-                2,
-                padding="same",  # 1 on each side of an even axis
-                use_bias=spectral or level == 0,
-                kernel_initializer=keras.initializers.RandomNormal(stddev=0.02),
-                name=f"conv_{level}",
+        image = keras.Input((*[None] * spatial_dims, channels), name="masked_image")
+        x = _trunk(image, filters, constraint)[-1]
+        mean = {2: keras.layers.GlobalAveragePooling2D, 3: keras.layers.GlobalAveragePooling3D}
+        x = mean[spatial_dims](dtype="float32", name="mean")(x)
+        layer = keras.layers.Dense(
+            1,
+            kernel_initializer=keras.initializers.RandomNormal(stddev=0.02),
+            dtype="float32",
+            name="logit",
+        )
+        if constraint == "spectral":
+            layer = keras.layers.SpectralNormalization(
+                layer, dtype="float32", name="spectral_logit"
             )
-            if spectral:
-                layer = keras.layers.SpectralNormalization(layer, name=f"spectral_{level}")
-            x = layer(x)
-            if not spectral and level > 0:
-                x = batch_norm(f"norm_{level}")(x)
-            x = keras.layers.LeakyReLU(0.2, name=f"act_{level}")(x)
-            features.append(x)
-        super().__init__(image, features, name=name)
+        super().__init__(image, layer(x), name=name)
         self.channels, self.filters = channels, tuple(filters)
         self.constraint, self.spatial_dims = constraint, spatial_dims
 
@@ -151,3 +205,51 @@ class SegANCritic(keras.Model):
             "spatial_dims": self.spatial_dims,
             "name": self.name,
         }
+
+
+def _trunk(x, filters, constraint, suffix=""):
+    """Maps behind each stride-2 convolution."""
+    features = []
+    for level, width in enumerate(filters):
+        bias = constraint == "spectral" or level == 0
+        # 1 on each side of an even axis, which every level has here.
+        layer = critic_conv(x, width, 4, bias, f"{level}{suffix}", padding="same")
+        x = critic_level(layer, x, constraint, level > 0, f"{level}{suffix}")
+        features.append(x)
+    return features
+
+
+def critic_conv(x, width, kernel, bias, name, padding="valid"):
+    """Stride-2 convolution layer of a critic, for maps of the rank of `x`."""
+    return conv(len(x.shape) - 2)(
+        width,
+        kernel,
+        2,
+        padding=padding,
+        use_bias=bias,
+        kernel_initializer=keras.initializers.RandomNormal(stddev=0.02),
+        name=f"conv_{name}",
+    )
+
+
+def critic_level(layer, x, constraint, norm, name):
+    """Map behind a convolution with what the constraint of its critic asks for.
+
+    Args:
+        layer: The convolution.
+        x: `(batch, *spatial, channels)`.
+        constraint: "spectral": spectral norm. "clip": batch norm where `norm` is true.
+        norm: Whether this level has batch norm under "clip".
+        name: Ends the names of the layers.
+
+    Raises:
+        ValueError: For an unknown constraint.
+    """
+    if constraint not in ("spectral", "clip"):
+        raise ValueError(f'Expected constraint "spectral" or "clip", got {constraint!r}.')
+    if constraint == "spectral":
+        layer = keras.layers.SpectralNormalization(layer, name=f"spectral_{name}")
+    x = layer(x)
+    if constraint == "clip" and norm:
+        x = batch_norm(f"norm_{name}")(x)
+    return keras.layers.LeakyReLU(0.2, name=f"act_{name}")(x)

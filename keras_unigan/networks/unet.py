@@ -2,7 +2,14 @@
 
 import keras
 
-from keras_unigan.layers import conv, conv_transpose, max_pool
+from keras_unigan.layers import (
+    check_strides,
+    conv,
+    conv_transpose,
+    instance_norm,
+    level_kernel,
+    max_pool,
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_unigan")
@@ -38,17 +45,14 @@ class UNet(keras.Model):
         name="unet",
     ):
         strides = [(2,) * spatial_dims] * levels if strides is None else strides
-        strides = tuple(tuple(s) for s in strides)
-        for stride in strides:
-            if len(stride) != spatial_dims:
-                raise ValueError(f"Expected strides of {spatial_dims} axes, got {stride}.")
+        strides = check_strides(strides, spatial_dims)
         x = image = keras.Input((*[None] * spatial_dims, channels), name="image")
         skips = []
         for level, stride in enumerate(strides):
-            kernel = _kernel(strides, level)
+            kernel = level_kernel(strides, level)
             x = _block(x, filters * 2**level, spatial_dims, f"encoder_{level}", kernel)
             skips.append(x)
-            x = max_pool(spatial_dims)(stride, name=f"pool_{level}")(x)
+            x = max_pool(spatial_dims, stride, f"pool_{level}")(x)
         x = _block(x, filters * 2 ** len(strides), spatial_dims, "centre")
         for level, stride in reversed(list(enumerate(strides))):
             width = filters * 2**level
@@ -56,7 +60,7 @@ class UNet(keras.Model):
                 width, stride, stride, kernel_initializer="he_normal", name=f"up_{level}"
             )(x)
             x = keras.layers.Concatenate(name=f"skip_{level}")([skips[level], x])
-            kernel = _kernel(strides, level)
+            kernel = level_kernel(strides, level)
             x = _block(x, width, spatial_dims, f"decoder_{level}", kernel)
         logits = conv(spatial_dims)(classes, 1, dtype="float32", name="logits")(x)
         super().__init__(image, logits, name=name)
@@ -75,24 +79,12 @@ class UNet(keras.Model):
         }
 
 
-def _kernel(strides, level):
-    """Convolution kernel of a level: 1 along an axis that is pooled only further down, else 3."""
-    waits = [
-        strides[level][axis] == 1 and any(stride[axis] > 1 for stride in strides[level:])
-        for axis in range(len(strides[0]))
-    ]
-    pooled = [any(stride[axis] > 1 for stride in strides[:level]) for axis in range(len(waits))]
-    return tuple(1 if w and not p else 3 for w, p in zip(waits, pooled, strict=True))
-
-
 def _block(x, width, spatial_dims, name, kernel=3):
     """Two times convolution, instance norm without scale and offset, leaky ReLU."""
     for i in range(2):
         x = conv(spatial_dims)(
             width, kernel, padding="same", kernel_initializer="he_normal", name=f"{name}_conv_{i}"
         )(x)
-        x = keras.layers.GroupNormalization(
-            groups=-1, epsilon=1e-5, center=False, scale=False, name=f"{name}_norm_{i}"
-        )(x)
+        x = instance_norm(f"{name}_norm_{i}")(x)
         x = keras.layers.LeakyReLU(0.01, name=f"{name}_act_{i}")(x)
     return x

@@ -3,16 +3,17 @@
 import keras
 import numpy as np
 import pytest
-from checks import check_network, golden, parameters, random
+from checks import cheap_weights, check_network, golden, maps, parameters, random
 
-from keras_unigan.networks import NETWORKS, SegANCritic, SegANSegmentor
+from keras_unigan.networks import NETWORKS, SegANCritic, SegANScalarCritic, SegANSegmentor
 from keras_unigan.networks.segan import LinearUpSampling
 
 
 @pytest.mark.parametrize(
     ("channels", "classes", "count"), [(1, 1, 4_674_369), (3, 3, 4_678_723), (1, 3, 4_676_675)]
 )
-def test_exact_parameter_count_of_the_segmentor(channels, classes, count):
+def test_exact_parameter_count_of_the_segmentor(monkeypatch, channels, classes, count):
+    cheap_weights(monkeypatch)
     # Down: 4x4 convolution to 64 with bias (1,088 for one channel), then 64 -> 128 -> 256 -> 512
     # without bias and with batch norm's two numbers a channel: 131,328 + 524,800 + 2,098,176. Up:
     # 512 -> 256, 512 -> 128, 256 -> 64: 1,180,160 + 590,080 + 147,584. Out: 3x3 from 128 with bias.
@@ -33,7 +34,8 @@ def test_exact_parameter_count_of_the_segmentor(channels, classes, count):
         (2, "spectral", 657_856),
     ],
 )
-def test_exact_parameter_count_of_the_critic(channels, constraint, count):
+def test_exact_parameter_count_of_the_critic(monkeypatch, channels, constraint, count):
+    cheap_weights(monkeypatch)
     extra = 256 + 512 if constraint == "clip" else 128 + 256
     assert 16 * channels * 64 + 64 + 131_072 + 524_288 + extra == count
     assert parameters(SegANCritic(channels, constraint=constraint)) == count
@@ -56,9 +58,10 @@ def test_segmentor(tmp_path, spatial_dims):
 def test_critic(tmp_path, spatial_dims, constraint):
     def pyramid(shape):
         halved = [tuple(side // 2**level for side in shape[1:-1]) for level in range(3)]
-        return [(shape[0], *h, c) for h, c in zip(halved, (2, 4, 6), strict=True)]
+        widths = (2, 4, 6) if constraint == "spectral" else (2, 8, 12)
+        return [(shape[0], *h, c) for h, c in zip(halved, widths, strict=True)]
 
-    default = ("constraint",) if constraint == "spectral" else ()
+    default = ("constraint", "groups") if constraint == "spectral" else ()
     check_network(
         SegANCritic,
         {
@@ -66,6 +69,7 @@ def test_critic(tmp_path, spatial_dims, constraint):
             "filters": [4, 6],
             "constraint": constraint,
             "spatial_dims": spatial_dims,
+            "groups": 1 if constraint == "spectral" else 2,
         },
         [(2, 8, 12, *[4] * (spatial_dims - 2), 2), (1, 4, *[8] * (spatial_dims - 1), 2)],
         pyramid,
@@ -88,6 +92,7 @@ def test_critic_hands_back_its_input_and_pads_one_on_each_side():
 
 
 def test_spectral_norm_of_every_kernel_approaches_one():
+    keras.utils.set_random_seed(2)
     critic = SegANCritic(1, (8, 8))
     image = random((1, 8, 8, 1))
     for _ in range(60):
@@ -98,9 +103,67 @@ def test_spectral_norm_of_every_kernel_approaches_one():
         assert norm == pytest.approx(1.0, abs=1e-2)
 
 
-def test_unknown_constraint():
-    with pytest.raises(ValueError, match='Expected constraint "spectral" or "clip", got \'none\''):
-        SegANCritic(constraint="none")
+@pytest.mark.parametrize("constraint", ["spectral", "clip"])
+def test_groups_are_critics_side_by_side(constraint):
+    arguments = {"filters": (4, 6), "constraint": constraint}
+    both = SegANCritic(4, groups=2, **arguments)
+    assert parameters(both) == 2 * parameters(SegANCritic(2, **arguments))
+    image = random((2, 8, 8, 4))
+    for group in range(2):
+        alone = SegANCritic(2, **arguments)
+        for layer in alone.layers:
+            if layer.weights:
+                layer.set_weights(both.get_layer(f"{layer.name}_{group}").get_weights())
+        share = image[..., 2 * group : 2 * group + 2]
+        for level, (found, expected) in enumerate(zip(both(image), alone(share), strict=True)):
+            width = (2, 4, 6)[level]
+            np.testing.assert_allclose(
+                found[..., group * width : (group + 1) * width], expected, atol=1e-6
+            )
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize("constraint", ["spectral", "clip"])
+def test_scalar_critic(tmp_path, spatial_dims, constraint):
+    default = ("constraint",) if constraint == "spectral" else ()
+    check_network(
+        SegANScalarCritic,
+        {
+            "channels": 2,
+            "filters": [4, 6],
+            "constraint": constraint,
+            "spatial_dims": spatial_dims,
+        },
+        [(2, 8, 12, *[4] * (spatial_dims - 2), 2), (1, 4, *[8] * (spatial_dims - 1), 2)],
+        lambda shape: [(shape[0], 1)],
+        tmp_path,
+        at_default=default + (("spatial_dims",) if spatial_dims == 2 else ()),
+    )
+
+
+def test_scalar_critic_is_the_trunk_with_one_logit():
+    for constraint, count in (("spectral", 656_832), ("clip", 657_216)):
+        assert parameters(SegANScalarCritic(constraint=constraint)) == count + 256 + 1
+
+
+@pytest.mark.parametrize("size", [128, 256])
+def test_maps(size):
+    segmentor = SegANSegmentor(filters=2)
+    names = [f"down_{level}_act" for level in range(4)]
+    names += [f"up_{level}_act" for level in (2, 1, 0)] + ["logits"]
+    sides = [size // 2, size // 4, size // 8, size // 16, size // 8, size // 4, size // 2, size]
+    widths = [2, 4, 8, 16, 8, 4, 2, 1]
+    assert maps(segmentor, names, size) == [(s, s, w) for s, w in zip(sides, widths, strict=True)]
+    found = maps(SegANCritic(filters=(2, 4, 8)), [f"act_{level}" for level in range(3)], size)
+    assert found == [(s, s, w) for s, w in zip(sides[:3], (2, 4, 8), strict=True)]
+
+
+def test_errors():
+    for critic in (SegANCritic, SegANScalarCritic):
+        with pytest.raises(ValueError, match='constraint "spectral" or "clip", got \'none\''):
+            critic(constraint="none")
+    with pytest.raises(ValueError, match="Expected channels divisible by groups=2, got 3"):
+        SegANCritic(3, groups=2)
 
 
 def test_linear_up_sampling_is_bilinear_in_2d():

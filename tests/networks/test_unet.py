@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from checks import check_network, golden, parameters
+from checks import cheap_weights, check_network, golden, parameters
 
 from keras_unigan.networks import UNet
 
@@ -13,7 +13,8 @@ def block(inputs, width):
 
 
 @pytest.mark.parametrize(("f", "count"), [(64, 31_030_658), (32, 7_759_554), (16, 1_940_834)])
-def test_exact_parameter_count(f, count):
+def test_exact_parameter_count(monkeypatch, f, count):
+    cheap_weights(monkeypatch)
     # f = 64: encoder 37,568 + 221,440 + 885,248 + 3,539,968; centre 14,157,824; decoder
     # (2x2 deconvolution and block) 9,176,576 + 2,294,528 + 573,824 + 143,552; head 130.
     encoder = block(1, f) + block(f, 2 * f) + block(2 * f, 4 * f) + block(4 * f, 8 * f)

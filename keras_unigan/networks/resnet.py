@@ -1,0 +1,111 @@
+"""The residual translator and the patch discriminator of CycleGAN."""
+
+import keras
+
+from keras_unigan.layers import conv, conv_transpose, instance_norm, zero_padding
+
+DIMS = 2
+
+
+@keras.saving.register_keras_serializable(package="keras_unigan")
+class ResNetTranslator(keras.Model):
+    """Two halvings, residual blocks, two doublings; image to image, or image to logits.
+
+    Args:
+        channels: Channels of the image.
+        classes: Channels of the logits. None (a translator): as many channels as the image has,
+            through tanh.
+        filters: Width of the first convolution; the paper has 64.
+        blocks: Number of residual blocks.
+
+    Input shape: `(batch, height, width, channels)`; sides divisible by 4, and 8 or more.
+    Output shape: `(batch, height, width, channels or classes)`, float32.
+    Reference: Zhu et al. 2017, CycleGAN, arXiv:1703.10593; as a segmentor: Huo et al. 2018,
+        SynSeg-Net, arXiv:1810.06498.
+    """
+
+    def __init__(self, channels=1, classes=None, filters=64, blocks=9, name="resnet_translator"):
+        options = {"kernel_initializer": keras.initializers.RandomNormal(stddev=0.02)}
+        x = image = keras.Input((None, None, channels), name="image")
+        x = conv(DIMS)(filters, 7, name="first", **options)(_reflect(x, 3))
+        x = _norm_relu(x, "first")
+        for level in (1, 2):
+            x = zero_padding(DIMS, 1, f"down_{level}_pad")(x)
+            x = conv(DIMS)(filters * 2**level, 3, 2, name=f"down_{level}", **options)(x)
+            x = _norm_relu(x, f"down_{level}")
+        for block in range(blocks):
+            name = f"block_{block}"
+            y = conv(DIMS)(4 * filters, 3, name=f"{name}_conv_0", **options)(_reflect(x, 1))
+            y = _norm_relu(y, name)
+            y = conv(DIMS)(4 * filters, 3, name=f"{name}_conv_1", **options)(_reflect(y, 1))
+            y = instance_norm(f"{name}_norm_1")(y)
+            x = keras.layers.Add(name=f"{name}_sum")([x, y])
+        for level in (1, 0):
+            x = conv_transpose(DIMS)(filters * 2**level, 3, 2, name=f"up_{level}", **options)(x)
+            # The mirror image of `down`: "same" would leave the map half a pixel aside.
+            x = keras.layers.Cropping2D(((1, 0), (1, 0)), name=f"up_{level}_crop")(x)
+            x = _norm_relu(x, f"up_{level}")
+        outputs, activation = (channels, "tanh") if classes is None else (classes, None)
+        last = conv(DIMS)(
+            outputs, 7, activation=activation, dtype="float32", name="outputs", **options
+        )
+        super().__init__(image, last(_reflect(x, 3)), name=name)
+        self.channels, self.classes = channels, classes
+        self.filters, self.blocks, self.spatial_dims = filters, blocks, DIMS
+
+    def get_config(self):
+        return {
+            "channels": self.channels,
+            "classes": self.classes,
+            "filters": self.filters,
+            "blocks": self.blocks,
+            "name": self.name,
+        }
+
+
+def _reflect(x, width):
+    """Pads height and width with their mirror image."""
+    return keras.ops.pad(x, ((0, 0), (width, width), (width, width), (0, 0)), mode="reflect")
+
+
+def _norm_relu(x, name):
+    return keras.layers.ReLU(name=f"{name}_act")(instance_norm(f"{name}_norm")(x))
+
+
+@keras.saving.register_keras_serializable(package="keras_unigan")
+class PatchDiscriminator(keras.Model):
+    """Real or made, for each patch of 70x70 pixels.
+
+    Args:
+        channels: Channels of the image.
+        filters: Width of the first convolution; the paper has 64.
+
+    Input shape: `(batch, height, width, channels)`.
+    Output shape: `(batch, *map, 1)`, float32 logits; 19x19 for 128x128.
+    Reference: Isola et al. 2017, pix2pix, arXiv:1611.07004.
+    """
+
+    def __init__(self, channels=1, filters=64, name="patch_discriminator"):
+        initializer = keras.initializers.RandomNormal(stddev=0.02)
+        x = image = keras.Input((None, None, channels), name="image")
+        for level, stride in enumerate((2, 2, 2, 1)):
+            x = zero_padding(DIMS, 2, f"conv_{level}_pad")(x)
+            x = conv(DIMS)(
+                filters * 2**level,
+                4,
+                stride,
+                kernel_initializer=initializer,
+                name=f"conv_{level}",
+            )(x)
+            if level > 0:
+                x = instance_norm(f"norm_{level}")(x)
+            x = keras.layers.LeakyReLU(0.2, name=f"act_{level}")(x)
+        x = zero_padding(DIMS, 2, "patches_pad")(x)
+        patches = conv(DIMS)(1, 4, kernel_initializer=initializer, dtype="float32", name="patches")(
+            x
+        )
+        super().__init__(image, patches, name=name)
+        self.channels, self.filters, self.spatial_dims = channels, filters, DIMS
+
+    def get_config(self):
+        return {"channels": self.channels, "filters": self.filters, "name": self.name}
