@@ -2,9 +2,9 @@
 
 Every function gives one loss and one weight per sample, both `(batch,)` and float32: the loss is
 the mean over what is annotated in that sample, the weight is 1 where there was something to average
-over and 0 elsewhere (the loss is then 0). The loss of a batch is the mean over samples of weight 1;
-a game takes it over the batch of all replicas (`AdversarialModel.average`), so that splitting a
-batch does not change it.
+over and 0 elsewhere (the loss is then 0). The loss of a batch is the weighted mean over samples; a
+game takes it over the batch of all replicas (`AdversarialModel.average`), so that splitting a batch
+does not change it.
 """
 
 import keras
@@ -12,8 +12,8 @@ import keras
 EPSILON = 1e-5
 
 
-def soft_dice(target, probabilities, valid):
-    """One minus soft Dice, mean over the outputs that the sample holds (methods §3.1, q = 1).
+def soft_dice(target, probabilities, valid, power=1):
+    """One minus soft Dice, mean over the outputs that the sample holds (methods §3.1).
 
     Outputs absent from the sample's truth are left out: their Dice is 0 whatever is predicted.
 
@@ -21,37 +21,83 @@ def soft_dice(target, probabilities, valid):
         target: `(batch, *spatial, outputs)`, 0 or 1.
         probabilities: The same shape, in [0, 1].
         valid: `(batch, *spatial)`, 1 where annotated.
+        power: Exponent of the probabilities in the denominator: 1, or 2 (Milletari et al. 2016,
+            V-Net, arXiv:1606.04797).
 
     Returns:
         Loss and weight, each `(batch,)`.
     """
-    target, probabilities, valid = _float32(target, probabilities, valid)
-    axes = tuple(range(1, len(target.shape) - 1))
-    valid = valid[..., None]
-    target, probabilities = target * valid, probabilities * valid
-    size = keras.ops.sum(target, axes)
-    common = keras.ops.sum(target * probabilities, axes)
-    dice = (2.0 * common + EPSILON) / (keras.ops.sum(probabilities, axes) + size + EPSILON)
-    present = keras.ops.cast(size > 0, "float32")
-    count = keras.ops.sum(present, axis=-1)
-    loss = keras.ops.sum(present * (1.0 - dice), axis=-1) / keras.ops.maximum(count, 1.0)
-    return loss, keras.ops.cast(count > 0, "float32")
+    common, predicted, size = _overlap(target, probabilities, valid, power)
+    return _dice_of_present(common, predicted, size)
 
 
-def class_cross_entropy(target, logits, valid):
+def pooled_dice(target, probabilities, valid, power=1):
+    """As `soft_dice`, of the whole batch as if it were one sample.
+
+    Steadier where most samples hold little of a class. A statistic of the batch: splitting it over
+    replicas changes the value.
+
+    Args:
+        target: `(batch, *spatial, outputs)`, 0 or 1.
+        probabilities: The same shape, in [0, 1].
+        valid: `(batch, *spatial)`, 1 where annotated.
+        power: As in `soft_dice`.
+
+    Returns:
+        Loss and weight, each `(1,)`.
+    """
+    parts = _overlap(target, probabilities, valid, power)
+    return _dice_of_present(*(keras.ops.sum(part, axis=0, keepdims=True) for part in parts))
+
+
+def focal_tversky(target, probabilities, valid, alpha=0.7, beta=0.3, gamma=4 / 3):
+    """`(1 - T)^(1 / gamma)`, `T` the Tversky index, mean over the outputs that the sample holds.
+
+    `T = TP / (TP + alpha FN + beta FP)` of soft counts: with `alpha > beta` a missed voxel costs
+    more than a false one, and `gamma > 1` keeps the slope of outputs that are nearly right.
+
+    Args:
+        target: `(batch, *spatial, outputs)`, 0 or 1.
+        probabilities: The same shape, in [0, 1].
+        valid: `(batch, *spatial)`, 1 where annotated.
+        alpha: Weight of missed voxels.
+        beta: Weight of false voxels.
+        gamma: Inverse of the exponent.
+
+    Returns:
+        Loss and weight, each `(batch,)`.
+
+    Reference: Abraham & Khan 2019, arXiv:1810.07842, eq. 3 and 4.
+    """
+    common, predicted, size = _overlap(target, probabilities, valid, 1)
+    wrong = alpha * (size - common) + beta * (predicted - common)
+    missing = keras.ops.maximum(wrong / (common + wrong + EPSILON), 0.0)
+    # Shifted by a little, because the power has no finite slope at 0.
+    return _mean_of_present((missing + EPSILON) ** (1 / gamma) - EPSILON ** (1 / gamma), size)
+
+
+def class_cross_entropy(target, logits, valid, class_weights=None):
     """Softmax cross-entropy of exclusive classes, mean over the annotated voxels of each sample.
 
     Args:
         target: One-hot `(batch, *spatial, classes)`.
         logits: The same shape.
         valid: `(batch, *spatial)`, 1 where annotated.
+        class_weights: One number per class, the weight of its voxels in the mean; None counts all
+            the same. The weight of a sample is then the sum over its voxels, so that the mean over
+            samples is the weighted mean over the voxels of the batch.
 
     Returns:
         Loss and weight, each `(batch,)`.
     """
     target, logits, valid = _float32(target, logits, valid)
     voxels = -keras.ops.sum(target * keras.ops.log_softmax(logits, axis=-1), axis=-1)
-    return _annotated_mean(voxels, valid)
+    if class_weights is None:
+        return _annotated_mean(voxels, valid)
+    table = keras.ops.convert_to_tensor(class_weights, "float32")
+    valid = valid * keras.ops.sum(target * table, axis=-1)
+    loss, _ = _annotated_mean(voxels, valid)
+    return loss, keras.ops.sum(valid, axis=tuple(range(1, len(valid.shape))))
 
 
 def region_cross_entropy(target, logits, valid):
@@ -71,11 +117,34 @@ def region_cross_entropy(target, logits, valid):
     return _annotated_mean(keras.ops.mean(voxels, axis=-1), valid)
 
 
+def _overlap(target, probabilities, valid, power):
+    """Sums over voxels of `p y`, `p^power` and `y`, each `(batch, outputs)`."""
+    target, probabilities, valid = _float32(target, probabilities, valid)
+    axes = tuple(range(1, len(target.shape) - 1))
+    valid = valid[..., None]
+    target, probabilities = target * valid, probabilities * valid
+    common = keras.ops.sum(target * probabilities, axes)
+    return common, keras.ops.sum(probabilities**power, axes), keras.ops.sum(target, axes)
+
+
+def _dice_of_present(common, predicted, size):
+    """One minus Dice of the sums of `_overlap`."""
+    return _mean_of_present(1.0 - (2.0 * common + EPSILON) / (predicted + size + EPSILON), size)
+
+
+def _mean_of_present(losses, size):
+    """Mean of `(batch, outputs)` over the outputs of any size, and the sample weight."""
+    present = keras.ops.cast(size > 0, "float32")
+    count = keras.ops.sum(present, axis=-1)
+    loss = keras.ops.sum(present * losses, axis=-1) / keras.ops.maximum(count, 1.0)
+    return loss, keras.ops.cast(count > 0, "float32")
+
+
 def _annotated_mean(voxels, valid):
-    """Mean of `(batch, *spatial)` over the voxels where `valid` is 1, and the sample weight."""
+    """Mean of `(batch, *spatial)` with the weights `valid`, and the sample weight."""
     axes = tuple(range(1, len(voxels.shape)))
     count = keras.ops.sum(valid, axes)
-    loss = keras.ops.sum(voxels * valid, axes) / keras.ops.maximum(count, 1.0)
+    loss = keras.ops.sum(voxels * valid, axes) / keras.ops.where(count > 0, count, 1.0)
     return loss, keras.ops.cast(count > 0, "float32")
 
 

@@ -1,5 +1,6 @@
 """Dice and cross-entropy: worked numbers, masks, extremes."""
 
+import functools
 import math
 
 import numpy as np
@@ -10,6 +11,8 @@ from checks import random
 from keras_unigan.losses import (
     LOSSES,
     class_cross_entropy,
+    focal_tversky,
+    pooled_dice,
     region_cross_entropy,
     soft_dice,
 )
@@ -31,6 +34,37 @@ def test_soft_dice_by_hand():
     # Without the last pixel: foreground 2 * .8 / (1.3 + 1); background as before but p .9 .6 .2.
     loss, _ = soft_dice(target, probabilities, np.array([[[1, 1, 1, 0]]]))
     assert float(loss[0]) == pytest.approx(1 - (1.6 / 2.3 + 3.0 / 3.7) / 2, abs=1e-5)
+
+
+def test_squares_in_the_denominator_of_dice():
+    target = np.array([[[[0.0], [0.0], [1.0], [1.0]]]])
+    probabilities = np.array([[[[0.1], [0.4], [0.8], [0.5]]]])
+    loss, _ = soft_dice(target, probabilities, np.ones((1, 1, 4)), power=2)
+    # 2 * 1.3 / (.01 + .16 + .64 + .25 + 2)
+    assert float(loss[0]) == pytest.approx(1 - 2.6 / 3.06, abs=1e-5)
+
+
+def test_pooled_dice_takes_the_batch_for_one_sample():
+    target = np.array([[[[1.0], [1.0]]], [[[0.0], [0.0]]]])
+    probabilities = np.array([[[[0.8], [0.5]]], [[[0.2], [0.1]]]])
+    loss, weight = pooled_dice(target, probabilities, np.ones((2, 1, 2)))
+    assert float(loss[0]) == pytest.approx(1 - 2.6 / 3.6, abs=1e-5)
+    assert loss.shape == weight.shape == (1,)
+    assert float(weight[0]) == 1
+    loss, weight = pooled_dice(target, probabilities, np.zeros((2, 1, 2)))
+    assert (float(loss[0]), float(weight[0])) == (0, 0)
+
+
+def test_focal_tversky_by_hand():
+    target = np.array([[[[0.0], [0.0], [1.0], [1.0]]]])
+    probabilities = np.array([[[[0.1], [0.4], [0.8], [0.5]]]])
+    # TP 1.3, FN .7, FP .5
+    loss, weight = focal_tversky(target, probabilities, np.ones((1, 1, 4)))
+    index = 1.3 / (1.3 + 0.7 * 0.7 + 0.3 * 0.5)
+    assert float(loss[0]) == pytest.approx((1 - index) ** 0.75, abs=2e-4)
+    assert float(weight[0]) == 1
+    half = focal_tversky(target, probabilities, np.ones((1, 1, 4)), 0.5, 0.5, 1.0)[0]
+    assert float(half[0]) == pytest.approx(1 - 2.6 / 3.8, abs=1e-4)  # Dice
 
 
 def test_soft_dice_counts_present_outputs_only():
@@ -57,6 +91,22 @@ def test_class_cross_entropy_by_hand():
     assert float(weight[0]) == 1
 
 
+def test_class_weights_make_a_weighted_mean_over_the_voxels_of_the_batch():
+    # -log p of the true class: log 4/3, log 2 | log 4, and one that is not annotated.
+    logits = np.zeros((2, 2, 2), "float32")
+    logits[0, 0, 1] = logits[1, 0, 1] = math.log(3)
+    target = one_hot([[1, 0], [0, 1]], 2)
+    valid = np.array([[1, 1], [1, 0]])
+    loss, weight = class_cross_entropy(target, logits, valid, (0.02, 0.98))
+    expected = [0.98 * math.log(4 / 3) + 0.02 * math.log(2), math.log(4)]
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(weight, [1.0, 0.02], rtol=1e-5)
+    plain = class_cross_entropy(target, logits, valid)[0]
+    np.testing.assert_allclose(class_cross_entropy(target, logits, valid, (3, 3))[0], plain)
+    loss, weight = class_cross_entropy(target, logits, np.zeros((2, 2)), (0.02, 0.98))
+    assert loss.numpy().tolist() == weight.numpy().tolist() == [0, 0]
+
+
 def test_region_cross_entropy_by_hand():
     logits = np.array([[[0.0, math.log(3)], [-math.log(3), 9.0]]], "float32")
     target = np.array([[[1.0, 1.0], [1.0, 0.0]]])
@@ -69,7 +119,13 @@ def test_region_cross_entropy_by_hand():
     )
 
 
-@pytest.mark.parametrize("loss", [soft_dice, class_cross_entropy, region_cross_entropy])
+def weighted(target, logits, valid):
+    return class_cross_entropy(target, logits, valid, (1.0, 1.0, 1.0)[: target.shape[-1]])
+
+
+@pytest.mark.parametrize(
+    "loss", [soft_dice, focal_tversky, class_cross_entropy, weighted, region_cross_entropy]
+)
 def test_samples_without_annotation_have_loss_and_weight_zero(loss):
     target = one_hot([[0, 1, 1], [1, 0, 1]], 2)
     output = tf.constant(abs(random((2, 3, 2))))
@@ -77,7 +133,7 @@ def test_samples_without_annotation_have_loss_and_weight_zero(loss):
     with tf.GradientTape() as tape:
         tape.watch(output)
         values, weights = loss(target, output, valid)
-    assert weights.numpy().tolist() == [1, 0]
+    assert weights.numpy().tolist() == [2 if loss is weighted else 1, 0]
     assert float(values[1]) == 0
     assert float(values[0]) > 0
     gradient = np.asarray(tape.gradient(values, output))
@@ -93,13 +149,16 @@ def test_perfect_predictions_are_best(seed):
     target, valid = one_hot(labels, 3), np.ones((2, 4, 4))
     for loss, perfect in (
         (soft_dice, target),
+        (functools.partial(soft_dice, power=2), target),
+        (pooled_dice, target),
+        (focal_tversky, target),
         (class_cross_entropy, 50 * target),
+        (weighted, 50 * target),
         (region_cross_entropy, 100 * target - 50),
     ):
         best = loss(target, perfect, valid)[0]
         np.testing.assert_allclose(best, 0, atol=1e-5)
-        other = target[..., ::-1] if loss is soft_dice else perfect[..., ::-1]
-        assert (loss(target, other, valid)[0].numpy() > best.numpy()).all()
+        assert (loss(target, perfect[..., ::-1], valid)[0].numpy() > best.numpy()).all()
 
 
 @pytest.mark.parametrize("extreme", [0.0, 1.0])
@@ -109,7 +168,10 @@ def test_gradients_are_finite_at_the_ends(extreme):
     logits = tf.fill((1, 4, 2), 200.0 * extreme - 100.0)
     for loss, output in (
         (soft_dice, probabilities),
+        (pooled_dice, probabilities),
+        (focal_tversky, probabilities),
         (class_cross_entropy, logits),
+        (weighted, logits),
         (region_cross_entropy, logits),
     ):
         with tf.GradientTape() as tape:
@@ -117,6 +179,15 @@ def test_gradients_are_finite_at_the_ends(extreme):
             value = loss(target, output, np.ones((1, 4)))[0]
         assert np.isfinite(value).all()
         assert np.isfinite(tape.gradient(value, output)).all()
+
+
+def test_gradients_are_finite_at_a_perfect_prediction():
+    target = tf.constant(one_hot([[0, 1, 1, 0]], 2))
+    for loss in (soft_dice, pooled_dice, focal_tversky):
+        with tf.GradientTape() as tape:
+            tape.watch(target)
+            value = loss(one_hot([[0, 1, 1, 0]], 2), target, np.ones((1, 4)))[0]
+        assert np.isfinite(tape.gradient(value, target)).all()
 
 
 def test_half_precision_inputs_are_computed_in_float32():
