@@ -15,7 +15,7 @@ import tensorflow as tf
 import keras_unigan
 from keras_unigan.config import write_json
 from keras_unigan.errors import CodedError
-from keras_unigan.layers import IntensityNormalization
+from keras_unigan.layers import IntensityNormalization, segment_logits
 
 NOTICE = "For research use only: not a medical device."
 CARD_FILE = "assets.extra/model_card.json"
@@ -39,7 +39,7 @@ def serving_function(network, plan, multiples):
     Raises:
         CodedError: KUG-T04 when the network does not have one output per label.
     """
-    labels, outputs = plan.labels, network.output_shape[-1]
+    labels, outputs = plan.labels, network.classes
     if outputs != len(labels.names):
         raise CodedError(
             "KUG-T04", network.name, f"{outputs} outputs", f"{len(labels.names)}: {labels.names}"
@@ -51,7 +51,8 @@ def serving_function(network, plan, multiples):
         sides = tf.shape(image)[1:-1]
         missing = -sides % tf.constant(multiples)
         margins = tf.pad(tf.stack([tf.zeros_like(missing), missing], axis=1), [[1, 1], [0, 0]])
-        logits = network(tf.pad(normal, margins, constant_values=-1.0), training=False)
+        padded = tf.pad(normal, margins, constant_values=-1.0)
+        logits = segment_logits(network, padded, domain)
         begin = tf.zeros(len(multiples) + 2, tf.int32)
         size = tf.concat([[-1], sides, [-1]], axis=0)
         logits = tf.slice(tf.cast(logits, tf.float32), begin, size)
@@ -97,7 +98,7 @@ def side_multiples(network):
     Raises:
         CodedError: KUG-T04 when no power of two up to 128 fits.
     """
-    dims = len(network.input_shape) - 2
+    dims = network.spatial_dims
     found = []
     for axis in range(dims):
         for multiple in (2**power for power in range(8)):
@@ -114,9 +115,10 @@ def side_multiples(network):
 
 
 def _takes(network, shape):
-    spec = tf.TensorSpec([1, *shape, network.input_shape[-1]])
+    spec = tf.TensorSpec([1, *shape, network.channels])
     try:
-        traced = tf.function(lambda x: network(x, training=False)).get_concrete_function(spec)
+        call = tf.function(lambda x: segment_logits(network, x, tf.constant([-1])))
+        traced = call.get_concrete_function(spec)
     except ValueError:
         return False
     return list(traced.structured_outputs.shape[1:-1]) == shape
@@ -132,13 +134,13 @@ def model_card(network, plan, multiples):
         plan: Its `config.Plan`.
         multiples: `side_multiples(network)`.
     """
-    dims = len(network.input_shape) - 2
+    dims = network.spatial_dims
     labels = plan.labels
     return {
         "study": plan.study,
         "network": type(network).__name__,
         "spatial_dims": dims,
-        "channels": network.input_shape[-1],
+        "channels": network.channels,
         "labels": {
             "names": list(labels.names),
             "overlapping": labels.overlapping,
@@ -183,7 +185,8 @@ def _image_conditions(image):
 
 
 def _image_spec(network):
-    return tf.TensorSpec([None, *network.input_shape[1:]], tf.float32, name="image")
+    shape = [None] * (network.spatial_dims + 1)
+    return tf.TensorSpec([*shape, network.channels], tf.float32, name="image")
 
 
 def _serving_default(network, plan, run, card):
@@ -295,9 +298,9 @@ def example_inputs(network, plan, sides=None):
     Returns:
         Signature -> inputs (name -> array).
     """
-    dims = len(network.input_shape) - 2
+    dims = network.spatial_dims
     sides = tuple(sides or plan.configuration(dims).patch_size)
-    shape = (1, *sides, network.input_shape[-1])
+    shape = (1, *sides, network.channels)
     image = np.random.default_rng(0).uniform(0, 1000, shape).astype(np.float32)
     statistics = np.array([[500.0, 250.0, 5.0, 995.0]], np.float32)
     modality = np.array([plan.modalities[0].encode()], object)

@@ -70,7 +70,7 @@ class Predictor:
         from keras_unigan import layers
 
         self.network, self.plan = network, plan
-        self.spatial_dims = len(network.input_shape) - 2
+        self.spatial_dims = network.spatial_dims
         normalization = layers.IntensityNormalization.from_plan(plan)
         activation = keras.ops.sigmoid if plan.labels.overlapping else keras.ops.softmax
 
@@ -82,7 +82,8 @@ class Predictor:
             ]
         )
         def run(patches, domain, statistics):
-            logits = network(normalization(patches, domain, statistics), training=False)
+            image = normalization(patches, domain, statistics)
+            logits = layers.segment_logits(network, image, domain)
             return activation(keras.ops.cast(logits, "float32"))
 
         self._run = run
@@ -107,27 +108,39 @@ def load(folder):
     Raises:
         CodedError: KUG-T04 when the folder holds no run.
     """
+    return Predictor(load_network(folder), Plan.load(Path(folder) / "plan.json"))
+
+
+def load_network(folder, name="network.keras"):
+    """A network of a run folder.
+
+    Args:
+        folder: Run folder; it must have a plan too.
+        name: File of the network.
+
+    Raises:
+        CodedError: KUG-T04 when the folder holds no run, or a file that Keras cannot load.
+    """
     path = Path(folder)
-    for name in ("network.keras", "plan.json"):
-        if not (path / name).is_file():
+    for file in (name, "plan.json"):
+        if not (path / file).is_file():
             raise CodedError(
-                "KUG-T04", path, f"no {name}", "a run folder", fix="unigan train shards -o RUN"
+                "KUG-T04", path, f"no {file}", "a run folder", fix="unigan train shards -o RUN"
             )
     import keras
 
     import keras_unigan.networks  # noqa: F401  Keras revives only classes that were imported.
 
     try:
-        network = keras.saving.load_model(path / "network.keras", compile=False)
+        return keras.saving.load_model(path / name, compile=False)
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise CodedError(
             "KUG-T04",
-            path / "network.keras",
+            path / name,
             f"a file that Keras cannot load ({type(error).__name__})",
             "a network of this package and version",
             fix="copy the run folder again, or train again",
         ) from error
-    return Predictor(network, Plan.load(path / "plan.json"))
 
 
 def predictor_of(model):
@@ -221,7 +234,7 @@ def segment(
             KUG-D01 to KUG-D12 for a scan that cannot be used.
         ValueError: For a source of another kind, or `spacing` that does not fit it.
     """
-    volume, where, is_array = _open(source, output, plan, spacing)
+    volume, where, is_array = open_source(source, output, plan, spacing)
     label_map, _ = segment_volume(volume, plan, predict, modality, spatial_dims, batch_size, where)
     if output is not None:
         nifti.write(output, label_map, volume)
@@ -266,13 +279,13 @@ def predict(model, source, modality=None, output=None, *, spacing=None, batch_si
     )
 
 
-def _open(source, output, plan, spacing):
-    """Volume of a source, what errors call it, and whether it is an array."""
+def open_source(source, output, plan, spacing):
+    """Volume of a source, what errors call it, and whether it is an array; see `segment`."""
     is_image = isinstance(source, nibabel.spatialimages.SpatialImage)
     is_path = isinstance(source, (str, os.PathLike))
     if spacing is not None and (is_image or is_path):
         raise ValueError("Expected spacing with an array only: files and images carry their own.")
-    if output is not None and not _stem(output):
+    if output is not None and not stem(output):
         raise ValueError(f"Expected output ending in .nii or .nii.gz, got {str(output)!r}.")
     if is_path:
         if output is not None:
@@ -299,25 +312,27 @@ def _refuse_same_file(source, output):
             output,
             "the scan itself",
             "another path",
-            "The label map would replace the scan.",
+            "The result would replace the scan.",
             "choose another output",
         )
 
 
-def _stem(path):
+def stem(path):
     """File name without `.nii` or `.nii.gz`; None for other names."""
     name = Path(path).name
     return next((name.removesuffix(e) for e in (".nii.gz", ".nii") if name.endswith(e)), None)
 
 
-def outputs_for(inputs, output):
-    """Scans named by files, folders and globs, each with the path of its label map.
+def outputs_for(inputs, output, suffix="seg"):
+    """Scans named by files, folders and globs, each with the path of its result.
 
-    Folders give their own NIfTI files but those named `seg` or `*_seg` (label maps beside scans).
+    Folders give their own NIfTI files but those named `seg` or `*_seg` (label maps beside scans)
+    and earlier results.
 
     Args:
         inputs: Paths of files, folders, or globs.
-        output: A `.nii` or `.nii.gz` path for one scan; else a folder for `<scan>_seg.nii.gz`.
+        output: A `.nii` or `.nii.gz` path for one scan; else a folder for `<scan>_<suffix>.nii.gz`.
+        suffix: What the results of a folder are named by.
 
     Returns:
         List of `(source, target)` paths, in the order of the inputs and sorted inside each.
@@ -330,25 +345,25 @@ def outputs_for(inputs, output):
     for text in inputs:
         path = Path(text)
         if path.is_dir():
-            found = sorted(p for p in path.iterdir() if p.is_file() and _stem(p))
-            found = [p for p in found if _stem(p) != "seg" and not _stem(p).endswith("_seg")]
+            found = sorted(p for p in path.iterdir() if p.is_file() and stem(p))
+            found = [p for p in found if not f"_{stem(p)}".endswith(("_seg", f"_{suffix}"))]
         elif path.is_file():
             found = [path]
         else:
             matches = (Path(p) for p in sorted(glob.glob(str(text), recursive=True)))
-            found = [p for p in matches if p.is_file() and _stem(p)]
+            found = [p for p in matches if p.is_file() and stem(p)]
         if not found:
             raise CodedError("KUG-D01", text, "no scan", "NIfTI files (.nii, .nii.gz)")
         sources += [p for p in found if p not in sources]
-    if _stem(output) and len(sources) > 1:
+    if stem(output) and len(sources) > 1:
         raise CodedError("KUG-T02", "--output", f"one file for {len(sources)} scans", "a folder")
     folder = Path(output)
-    if not _stem(output) and folder.suffix[1:].isalpha() and not folder.is_dir():
+    if not stem(output) and folder.suffix[1:].isalpha() and not folder.is_dir():
         raise CodedError(
             "KUG-T02", "--output", f"a name ending in {folder.suffix}", ".nii, .nii.gz or a folder"
         )
     targets = [
-        folder if _stem(output) else folder / f"{_stem(p) or p.name}_seg.nii.gz" for p in sources
+        folder if stem(output) else folder / f"{stem(p) or p.name}_{suffix}.nii.gz" for p in sources
     ]
     for source, target in zip(sources, targets, strict=True):
         _refuse_same_file(source, target)

@@ -56,4 +56,107 @@ SYSTEMS: dict[str, dict[str, Any]] = {
         "spatial_dims": (2, 3),
         "parameters": 4_674_369,
     },
+    "segan_isic": {
+        "summary": "SegAN, skin-lesion form: global convolutions, flat multi-scale loss.",
+        "networks": {
+            "segmentor": ("SegANISICSegmentor", {"filters": 64}),
+            "critic": ("SegANISICCritic", {"filters": 64}),
+        },
+        "game": (
+            "SegAN",
+            {"mask_mode": "multiply", "weighting": "flat", "constraint": "clip", "ce_weight": 1.0},
+        ),
+        "paper": "Xue et al., Adversarial learning with multi-scale loss for skin lesion "
+        "segmentation, ISBI 2018",
+        "year": 2018,
+        "needs": "labels; modality not needed at prediction",
+        "spatial_dims": (2,),
+        # Segmentor, one channel in and one out (methods.md §2.4).
+        "parameters": 156_228_992,
+    },
+    "segan_scalar": {
+        "summary": "SegAN's segmentor against an ordinary real-or-fake critic: the control.",
+        "networks": {
+            "segmentor": ("SegANSegmentor", {"filters": 64}),
+            "critic": ("SegANScalarCritic", {}),
+        },
+        "game": ("SegANScalar", {"ce_weight": 1.0}),
+        "paper": "Goodfellow et al., GAN, NeurIPS 2014, arXiv:1406.2661 (the loss)",
+        "year": 2014,
+        "needs": "labels; modality not needed at prediction",
+        "spatial_dims": (2, 3),
+        "parameters": 4_674_369,
+    },
+    "stargan": {
+        "summary": "Any-to-any translation by one generator; makes no label maps.",
+        "networks": {
+            "generator": ("StarGANGenerator", {"filters": 64}),
+            "discriminator": ("StarGANDiscriminator", {}),
+        },
+        "game": ("StarGAN", {}),
+        "paper": "Choi et al., StarGAN, CVPR 2018, arXiv:1711.09020",
+        "year": 2018,
+        "needs": "no labels; two or more modalities",
+        "spatial_dims": (2, 3),
+        # Generator for three modalities (methods.md §2.1).
+        "parameters": 8_411_712,
+    },
+    "stargan+segan": {
+        "summary": "StarGAN and SegAN side by side; the segmentor learns from translations too.",
+        "networks": {
+            "segmentor": ("SegANSegmentor", {"filters": 64}),
+            "generator": ("StarGANGenerator", {}),
+            "discriminator": ("StarGANDiscriminator", {}),
+            "critic": ("SegANCritic", {"constraint": "spectral"}),
+        },
+        "game": ("StarGANSegAN", {}),
+        "paper": "arXiv:1711.09020 and arXiv:1706.01805, played together",
+        "year": 2018,
+        "needs": "labels; two or more modalities; modality not needed at prediction",
+        "spatial_dims": (2, 3),
+        "parameters": 4_674_369,
+    },
+    "uagan": {
+        "summary": "Two streams with attention between them, one segments and one translates.",
+        "networks": {
+            "generator": ("UAGANGenerator", {}),
+            "discriminator": ("StarGANDiscriminator", {"first_slope": 0.001}),
+        },
+        "game": ("UAGAN", {}),
+        "paper": "Yuan et al., UAGAN, MICCAI 2019, arXiv:1907.03548",
+        "year": 2019,
+        "needs": "labels; two or more modalities; modality needed at prediction",
+        "spatial_dims": (2,),
+        # Generator for three modalities, one channel in, two classes out (methods.md §2.5).
+        "parameters": 60_442_755,
+    },
+    "unified_gan": {
+        "summary": "Shared encoder, one decoder segments and one translates; difference map.",
+        "networks": {
+            "generator": ("UnifiedGenerator", {}),
+            "discriminator": ("StarGANDiscriminator", {}),
+        },
+        "game": ("UnifiedGAN", {}),
+        "paper": "Yuan et al., Unified GAN, Medical Image Analysis 2020, "
+        "doi:10.1016/j.media.2020.101731",
+        "year": 2020,
+        "needs": "labels; two or more modalities; modality not needed at prediction",
+        "spatial_dims": (2, 3),
+        # Generator for three modalities, one channel in, two classes out (methods.md §2.6).
+        "parameters": 10_815_520,
+    },
+    "unigan": {
+        "summary": "Unified GAN with SegAN's critic on its segmentation: this package's own.",
+        "networks": {
+            "generator": ("UnifiedGenerator", {}),
+            "discriminator": ("StarGANDiscriminator", {"max_dim": 512}),
+            "critic": ("SegANCritic", {"constraint": "spectral"}),
+        },
+        "game": ("UniGAN", {}),
+        "paper": "this package, after doi:10.1016/j.media.2020.101731 and arXiv:1706.01805",
+        "year": 2026,
+        "needs": "labels; two or more modalities; modality not needed at prediction",
+        "spatial_dims": (2, 3),
+        "parameters": 10_815_520,
+    },
 }

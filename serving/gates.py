@@ -75,7 +75,7 @@ def _eager_on_cpu():
 
 
 def _compare(servable, network, plan, multiples, checks):
-    dims = len(network.input_shape) - 2
+    dims = network.spatial_dims
     reference = export.serving_function(network, plan, multiples)
     patch = plan.configuration(dims).patch_size
     odd = tuple(2 * m + 3 for m in multiples)

@@ -1,6 +1,18 @@
 """MODELS: every training game; networks are its arguments."""
 
 from keras_unigan.models.segan import SegAN
+from keras_unigan.models.segan_scalar import SegANScalar
+from keras_unigan.models.stargan import StarGAN
+from keras_unigan.models.stargan_segan import StarGANSegAN
 from keras_unigan.models.supervised import SupervisedModel
+from keras_unigan.models.uagan import UAGAN
+from keras_unigan.models.unified import UnifiedGAN
+from keras_unigan.models.unigan import UniGAN
 
-MODELS = {"SupervisedModel": SupervisedModel, "SegAN": SegAN}
+MODELS = {
+    game.__name__: game
+    for game in (
+        *(SupervisedModel, SegAN, SegANScalar, StarGAN),
+        *(UAGAN, UnifiedGAN, UniGAN, StarGANSegAN),
+    )
+}

@@ -1,10 +1,31 @@
 """AdversarialModel: what every training game shares, so that a game reads like its paper."""
 
+import contextlib
+from typing import Any, NamedTuple
+
 import keras
 import tensorflow as tf
 
 from keras_unigan.config import IGNORE, Plan
+from keras_unigan.layers import segment_logits
 from keras_unigan.metrics import Dice, harden
+
+
+class Move(NamedTuple):
+    """One move of a game: `role` changes its variables to lower `loss`.
+
+    Attributes:
+        loss: Scalar. Over replicas and micro-batches it is averaged.
+        tape: `tf.GradientTape` that recorded it.
+        role: Name in the game's `roles`.
+        active: Whether the role moves at all, scalar bool; None is yes. Where no replica and no
+            micro-batch says yes, the role and its optimizer stay as they were before the step.
+    """
+
+    loss: Any
+    tape: Any
+    role: str
+    active: Any = None
 
 
 class FiniteMean(keras.metrics.Mean):
@@ -29,26 +50,30 @@ class AdversarialModel(keras.Model):
 
     A subclass names its `roles` (attributes that hold its networks, the main one first) and its
     `terms`, and writes `play` (the numbered moves of one step) and `score` (the same losses without
-    a move). This class hides what is easy to get wrong:
+    a move). `play` is a generator: it yields a `Move` and gets the norm of that move's gradient
+    back. This class hides what is easy to get wrong:
 
     - gradients for one role's variables only, averaged over replicas, since optimizers sum them;
     - clipping by `optimizer.global_clipnorm` of that average, not of each replica's part;
     - loss scaling under mixed_float16;
     - a step with a loss or gradient that is not finite on any replica changes nothing (weights,
       moving statistics, spectral norm, optimizers, EMA) and is counted in `skipped_steps`;
-    - an exponential moving average of the main network's weights and moving statistics, which
-      validates, predicts and is exported. Its decay is `min(ema_decay, (1 + t) / (10 + t))` after
-      `t` steps, so that the average forgets the random start of a short run.
+    - several micro-batches a step (`compile(accumulate=...)`), whose gradients are averaged before
+      each move;
+    - an exponential moving average of the weights and moving statistics of the `averaged` roles,
+      which validates, predicts and is exported. Its decay is `min(ema_decay, (1 + t) / (10 + t))`
+      after `t` steps, so that the average forgets the random start of a short run.
 
     Batches are dicts: `image` float32 `(batch, *patch, channels)` normalised to [-1, 1],
     `label_map` uint8 `(batch, *patch)` of label indices, 255 = not annotated, `domain` int32
-    `(batch,)`.
+    `(batch,)`; games that translate also take `known`, `target` and `noise` (`data.datasets`).
 
     Args:
         networks: Role -> network.
         plan: `config.Plan`, or its JSON dictionary.
         spatial_dims: 2 or 3.
         ema_decay: Decay of the weight average; 0 makes it follow the weights.
+        total_steps: Steps that the run is meant to have: what schedules and ramps are made for.
         name: Name of the model.
 
     Raises:
@@ -57,40 +82,56 @@ class AdversarialModel(keras.Model):
 
     roles: tuple[str, ...] = ("segmentor",)
     terms: tuple[str, ...] = ("loss",)
+    # Logged beside the terms, and allowed to be NaN where a batch has nothing to say about them.
+    watched: tuple[str, ...] = ()
+    # Whether the game makes images of other modalities, and so needs two of them and targets.
+    translates = False
 
-    def __init__(self, networks, plan, spatial_dims=2, ema_decay=0.999, name=None):
+    def __init__(
+        self, networks, plan, spatial_dims=2, ema_decay=0.999, total_steps=1000, name=None
+    ):
         super().__init__(name=name)
         self.plan = Plan.from_dict(plan) if isinstance(plan, dict) else plan
         if not 0 <= ema_decay < 1:
             raise ValueError(f"Expected 0 <= ema_decay < 1, got {ema_decay}.")
+        if total_steps < 1:
+            raise ValueError(f"Expected total_steps >= 1, got {total_steps}.")
         self.spatial_dims, self.ema_decay = spatial_dims, ema_decay
+        self.total_steps, self.accumulate = total_steps, 1
+        outputs = len(self.plan.labels.names)
         for role in self.roles:
             network = networks[role]
-            if len(network.input_shape) != spatial_dims + 2:
+            if network.spatial_dims != spatial_dims:
                 raise ValueError(
-                    f"Expected a {role} with {spatial_dims} spatial axes (spatial_dims), got input "
-                    f"shape {network.input_shape}."
+                    f"Expected a {role} with {spatial_dims} spatial axes (spatial_dims), got one "
+                    f"with {network.spatial_dims}."
                 )
-            outputs = len(self.plan.labels.names)
-            if role == "segmentor" and network.output_shape[-1] != outputs:
+            if getattr(network, "classes", outputs) != outputs:
                 raise ValueError(
-                    f"Expected a segmentor of {outputs} classes {self.plan.labels.names}, got "
-                    f"{network.output_shape[-1]}."
+                    f"Expected a {role} of {outputs} classes {self.plan.labels.names}, got "
+                    f"{network.classes}."
+                )
+            domains = len(self.plan.modalities)
+            if getattr(network, "domains", domains) != domains:
+                raise ValueError(
+                    f"Expected a {role} of {domains} modalities {self.plan.modalities}, got "
+                    f"{network.domains}."
                 )
             setattr(self, role, network)
-        main = networks[self.roles[0]]
-        average = type(main).from_config(main.get_config())
-        average.set_weights(main.get_weights())
-        setattr(self, f"ema_{self.roles[0]}", average)
+        for role in self.averaged:
+            average = type(networks[role]).from_config(networks[role].get_config())
+            average.set_weights(networks[role].get_weights())
+            setattr(self, f"ema_{role}", average)
         self.completed_steps = self.add_weight(
             (), "zeros", "int64", trainable=False, name="completed_steps"
         )
         self.skipped_steps = self.add_weight(
             (), "zeros", "int64", trainable=False, name="skipped_steps"
         )
-        self._train_means = {n: FiniteMean(name=n) for n in (*self.terms, *self._norms)}
+        names = (*self.terms, *self.watched, *self._norms)
+        self._train_means = {n: FiniteMean(name=n) for n in names}
         self._train_means["skipped"] = keras.metrics.Sum(name="skipped")
-        self._test_means = {n: FiniteMean(name=n) for n in self.terms}
+        self._test_means = {n: FiniteMean(name=n) for n in (*self.terms, *self.watched)}
         self._dice = Dice.from_plan(self.plan)
         self._testing = False
         self.built = True
@@ -114,19 +155,33 @@ class AdversarialModel(keras.Model):
         raise NotImplementedError
 
     def play(self, batch):
-        """Makes the moves of one step; returns each of `terms` and each norm of `minimize`."""
+        """Yields the moves of one step; returns `terms`, `watched` and each gradient norm."""
         raise NotImplementedError
 
     def score(self, batch):
-        """Returns the terms of a batch for the averaged network, and its probabilities."""
+        """Returns the terms of a batch for the averaged networks, and its probabilities.
+
+        The probabilities are None in a game without a segmentor.
+        """
         raise NotImplementedError
 
     # Networks and optimizers.
 
     @property
+    def averaged(self):
+        """Roles whose weights are averaged, the main one first."""
+        return self.roles[:1]
+
+    @property
     def network(self):
         """The averaged main network: what predicts, validates and is exported."""
         return getattr(self, f"ema_{self.roles[0]}")
+
+    @property
+    def translator(self):
+        """The averaged network that translates, or None."""
+        networks = [getattr(self, f"ema_{role}") for role in self.averaged]
+        return next((n for n in networks if hasattr(n, "translate")), None)
 
     def role_variables(self, role):
         """Trainable variables that the moves of `role` may change."""
@@ -141,20 +196,28 @@ class AdversarialModel(keras.Model):
         """Names under which the gradient norms are reported."""
         return [f"{role}_gradient_norm" for role in self.roles]
 
-    def compile(self, optimizer="auto", jit_compile=False, run_eagerly=False, **options):
+    def compile(
+        self, optimizer="auto", accumulate=1, jit_compile=False, run_eagerly=False, **options
+    ):
         """Sets and builds one optimizer per role.
 
         Args:
             optimizer: "auto" for the game's defaults; a dictionary role -> Keras optimizer or its
                 name, where roles left out get their default; or, in a game of one role, one
                 optimizer.
+            accumulate: Micro-batches that a batch is cut into. They are played side by side, and
+                each move takes the mean of their gradients; batch statistics are those of each
+                micro-batch, and each counts the same, however much of it is annotated.
             jit_compile: Whether steps are compiled by XLA.
             run_eagerly: Whether steps run without a graph.
             **options: `steps_per_execution`.
 
         Raises:
-            ValueError: For a role that the game does not have.
+            ValueError: For a role that the game does not have, or `accumulate` below 1.
         """
+        if accumulate < 1:
+            raise ValueError(f"Expected accumulate >= 1, got {accumulate}.")
+        self.accumulate = accumulate
         if optimizer == "auto":
             optimizer = {}
         if not isinstance(optimizer, dict) and len(self.roles) == 1:
@@ -184,19 +247,17 @@ class AdversarialModel(keras.Model):
 
     # One step.
 
+    # Games hold no Python branch on a tensor, and a generator cannot be converted.
+    @tf.autograph.experimental.do_not_convert
     def train_step(self, data):
         batch = _batch(data)
-        optimizers = [self.role_optimizer(role) for role in self.roles]
-        state = {}
-        for role, optimizer in zip(self.roles, optimizers, strict=True):
-            # The loss scale is not put back: it has to fall after a step that overflowed.
-            inner = getattr(optimizer, "inner_optimizer", optimizer)
-            for variable in (*getattr(self, role).variables, *inner.variables):
-                state[id(variable)] = (variable, tf.identity(variable))
-        terms = self.play(batch)
-        good = self._finite_everywhere(terms)
-        for variable, before in state.values():
-            variable.assign(tf.where(good, variable, before))
+        before = {role: self._snapshot(role) for role in self.roles}
+        terms, active = self._play_all(batch)
+        good = self._finite_everywhere({n: v for n, v in terms.items() if n not in self.watched})
+        for role, variables in before.items():
+            keep = tf.logical_and(good, active[role])
+            for variable, old in variables:
+                variable.assign(tf.where(keep, variable, old))
         self._average_weights(good)
         self.completed_steps.assign_add(tf.cast(good, "int64"))
         self.skipped_steps.assign_add(1 - tf.cast(good, "int64"))
@@ -205,40 +266,95 @@ class AdversarialModel(keras.Model):
         terms["skipped"] = (1.0 - tf.cast(good, "float32")) / replicas
         return self.report(self._train_means, terms)
 
+    def _snapshot(self, role):
+        """Pairs of variable and value of all that a move of `role` may change."""
+        optimizer = self.role_optimizer(role)
+        # The loss scale is not put back: it has to fall after a step that overflowed.
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        variables = (*getattr(self, role).variables, *inner.variables)
+        return [(variable, tf.identity(variable)) for variable in variables]
+
+    def _play_all(self, batch):
+        """Plays the micro-batches of a batch side by side, and moves by their mean gradients.
+
+        Returns:
+            Mean of their terms; and role -> whether it moved, scalar bool.
+        """
+        parts = [batch]
+        if self.accumulate > 1:
+            split = {key: tf.split(value, self.accumulate) for key, value in batch.items()}
+            parts = [{k: v[i] for k, v in split.items()} for i in range(self.accumulate)]
+        games = [self.play(part) for part in parts]
+        active, norm = {role: tf.constant(True) for role in self.roles}, None
+        while True:
+            moves, results = [], []
+            for game in games:
+                try:
+                    moves.append(game.send(norm))
+                except StopIteration as end:
+                    results.append(end.value)
+            if not moves:
+                break
+            role = moves[0].role
+            norm = self.minimize(moves)
+            if moves[0].active is not None:
+                active[role] = self._anywhere(tf.reduce_any([move.active for move in moves]))
+        return {name: tf.add_n([r[name] for r in results]) / len(results) for name in results[0]}, (
+            active
+        )
+
     def test_step(self, data):
         batch = _batch(data)
         terms, probabilities = self.score(batch)
+        size = tf.cast(tf.shape(batch["image"])[0], "float32")
+        if probabilities is None:
+            return self.report(self._test_means, terms, size)
         target, valid = self.target(batch["label_map"])
         prediction = harden(probabilities, self.plan.labels.overlapping)
         self._dice.update_state(target, prediction, valid, batch["domain"])
-        size = tf.cast(tf.shape(probabilities)[0], "float32")
         return {**self.report(self._test_means, terms, size), **self._dice.result()}
 
     def predict_step(self, data):
-        batch = _batch(data)
-        return self(batch["image"] if isinstance(batch, dict) else batch)
+        return self(_batch(data))
 
-    def call(self, image):
-        """Probabilities `(batch, *spatial, outputs)` of the averaged network."""
-        return self.activate(self.network(image, training=False))
-
-    def minimize(self, loss, tape, role):
-        """Changes the variables of `role` to lower `loss`.
+    def call(self, inputs):
+        """Probabilities of the averaged network.
 
         Args:
-            loss: Scalar, computed under `tape`. Over replicas it is averaged.
-            tape: `tf.GradientTape` that recorded the loss.
-            role: Name in `roles`.
+            inputs: Image `(batch, *spatial, channels)`, of an unknown modality; or a dict with
+                `image` and `domain` (batch,).
+
+        Returns:
+            float32 `(batch, *spatial, outputs)`.
+        """
+        if isinstance(inputs, dict):
+            image, domain = inputs["image"], inputs["domain"]
+        else:
+            image, domain = inputs, tf.fill([tf.shape(inputs)[0]], -1)
+        return self.activate(segment_logits(self.network, image, domain))
+
+    def minimize(self, moves):
+        """Changes the variables of a role to lower the mean loss of its moves.
+
+        Args:
+            moves: List of `Move` of one role, one for each micro-batch.
 
         Returns:
             Global norm of the gradient before clipping, scalar.
         """
+        role = moves[0].role
         optimizer, variables = self.role_optimizer(role), self.role_variables(role)
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        scale = optimizer.scale_loss(tf.ones_like(loss))
-        gradients = tape.gradient(
-            loss, variables, output_gradients=scale, unconnected_gradients="zero"
-        )
+        scale = optimizer.scale_loss(tf.ones(()))
+        each = [
+            move.tape.gradient(
+                move.loss, variables, output_gradients=scale, unconnected_gradients="zero"
+            )
+            for move in moves
+        ]
+        gradients = each[0]
+        if len(each) > 1:
+            gradients = [tf.add_n(parts) / len(each) for parts in zip(*each, strict=True)]
         if replicas > 1:
             context = tf.distribute.get_replica_context()
             gradients = context.all_reduce(tf.distribute.ReduceOp.MEAN, gradients)
@@ -261,23 +377,28 @@ class AdversarialModel(keras.Model):
 
     def _finite_everywhere(self, terms):
         """Whether every term is finite on every replica, so that all agree on the step."""
-        good = tf.reduce_all([tf.math.is_finite(value) for value in terms.values()])
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        if replicas > 1:
-            context = tf.distribute.get_replica_context()
-            votes = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.cast(good, "int32"))
-            good = votes == replicas
-        return good
+        bad = tf.reduce_any([~tf.math.is_finite(value) for value in terms.values()])
+        return ~self._anywhere(bad)
+
+    def _anywhere(self, truth):
+        """Whether a scalar bool is true on any replica."""
+        if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+            return truth
+        context = tf.distribute.get_replica_context()
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.cast(truth, "int32")) > 0
 
     def _average_weights(self, good):
-        """Moves the averaged network towards the main one, unless the step was skipped."""
+        """Moves the averages towards their networks, unless the step was skipped."""
         step = tf.cast(self.completed_steps, "float32")
         decay = tf.minimum(self.ema_decay, (1.0 + step) / (10.0 + step))
         decay = tf.where(good, decay, 1.0)
-        main = getattr(self, self.roles[0])
-        for average, variable in zip(self.network.weights, main.weights, strict=True):
-            if tf.as_dtype(variable.dtype).is_floating:
-                average.assign(decay * average + (1.0 - decay) * variable)
+        for role in self.averaged:
+            pairs = zip(
+                getattr(self, f"ema_{role}").weights, getattr(self, role).weights, strict=True
+            )
+            for average, variable in pairs:
+                if tf.as_dtype(variable.dtype).is_floating:
+                    average.assign(decay * average + (1.0 - decay) * variable)
 
     # What games compute with.
 
@@ -327,13 +448,19 @@ class AdversarialModel(keras.Model):
         means = self._test_means if self._testing else self._train_means
         return [*means.values(), *([self._dice] if self._testing else [])]
 
-    def evaluate(self, *args, **kwargs):
-        """As `keras.Model.evaluate`."""
+    @contextlib.contextmanager
+    def testing(self):
+        """While it lasts, `metrics` are those of validation."""
         self._testing = True
         try:
-            return super().evaluate(*args, **kwargs)
+            yield
         finally:
             self._testing = False
+
+    def evaluate(self, *args, **kwargs):
+        """As `keras.Model.evaluate`."""
+        with self.testing():
+            return super().evaluate(*args, **kwargs)
 
     def get_config(self):
         networks = {role: getattr(self, role) for role in self.roles}
@@ -342,6 +469,7 @@ class AdversarialModel(keras.Model):
             "plan": self.plan.to_dict(),
             "spatial_dims": self.spatial_dims,
             "ema_decay": self.ema_decay,
+            "total_steps": self.total_steps,
             "name": self.name,
         }
 
@@ -358,6 +486,7 @@ class AdversarialModel(keras.Model):
             "optimizer": {
                 r: keras.optimizers.serialize(optimizer) for r, optimizer in optimizers.items()
             },
+            "accumulate": self.accumulate,
             "jit_compile": self.jit_compile,
             "run_eagerly": self.run_eagerly,
             "steps_per_execution": self.steps_per_execution,

@@ -24,6 +24,7 @@ def build_model(
     game=None,
     train=None,
     compile=True,
+    total_steps=1000,
     **options,
 ):
     """Builds the networks and the game of a system.
@@ -39,6 +40,7 @@ def build_model(
         network: Constructor arguments of the segmentor; `<role>.<argument>` reaches another one.
         game: Constructor arguments of the game.
         train: `config.TrainOptions`; None takes the defaults.
+        total_steps: Steps that schedules and ramps are made for.
         compile: Whether the game is compiled, with its own optimizers at `train.learning_rate`.
         **options: Any of the above by its bare name, e.g. `filters=16` or `lambda_dice=0.0`.
 
@@ -54,6 +56,15 @@ def build_model(
     plan = plan if isinstance(plan, Plan) else Plan.load(plan)
     game_class, game_settings = MODELS[system["game"][0]], dict(system["game"][1])
     classes = {role: NETWORKS[kind] for role, (kind, _) in system["networks"].items()}
+    if game_class.translates and len(plan.modalities) < 2:
+        raise CodedError(
+            "KUG-T02",
+            f"model {name}",
+            f"one modality ({', '.join(plan.modalities)})",
+            "two or more",
+            "This system translates between modalities.",
+            "--model segan or --model joint",
+        )
     groups = {
         "network": dict(network or {}),
         "game": dict(game or {}),
@@ -70,10 +81,11 @@ def build_model(
             if key not in known[group]:
                 raise _unknown_option(name, f"{group}.{key}", known[group], key)
     train = TrainOptions(**groups["train"])
-    game_settings = {"ema_decay": train.ema_decay, **game_settings, **groups["game"]}
+    common = {"ema_decay": train.ema_decay, "total_steps": total_steps}
+    game_settings = {**common, **game_settings, **groups["game"]}
     keras.utils.set_random_seed(seed)
     with _dtype_policy(train.mixed_precision), _refusals(name):
-        demanded = game_class.network_arguments(plan, **game_settings)
+        demanded = game_class.network_arguments(plan, spatial_dims=spatial_dims, **game_settings)
         networks, width = {}, None
         for role, (_, settings) in system["networks"].items():
             own = {
@@ -82,14 +94,17 @@ def build_model(
                 if key.startswith(f"{role}.") or ("." not in key and role == game_class.roles[0])
             }
             arguments = _from_plan(classes[role], plan.configuration(spatial_dims), width)
-            arguments.update(settings, **demanded[role], spatial_dims=spatial_dims)
+            arguments.update(settings, **demanded[role])
+            # Networks that exist in 2-D only do not ask.
+            if "spatial_dims" in inspect.signature(classes[role].__init__).parameters:
+                arguments["spatial_dims"] = spatial_dims
             networks[role] = classes[role](**{**arguments, **own})
             width = width or _relative_width(networks[role])
         _check_patch(networks[game_class.roles[0]], plan.configuration(spatial_dims).patch_size)
         model = game_class(plan=plan, spatial_dims=spatial_dims, **networks, **game_settings)
         if compile:
             optimizers = model.default_optimizers(train.learning_rate)
-            model.compile(optimizers, jit_compile=train.jit_compile)
+            model.compile(optimizers, accumulate=train.accumulate, jit_compile=train.jit_compile)
     return model
 
 
@@ -176,7 +191,9 @@ def _from_plan(cls, configuration, width):
     if "filters" in defaults and width is None:
         result["filters"] = configuration.filters
     elif "filters" in defaults:
-        result["filters"] = tuple(max(1, round(width * f)) for f in defaults["filters"])
+        own = defaults["filters"]
+        scaled = [max(1, round(width * f)) for f in (own if isinstance(own, tuple) else (own,))]
+        result["filters"] = tuple(scaled) if isinstance(own, tuple) else scaled[0]
     return result
 
 
@@ -189,8 +206,11 @@ def _relative_width(network):
 def _check_patch(network, patch):
     """Refuses a patch that the network cannot halve as often as it wants to."""
     try:
-        image = keras.KerasTensor((1, *patch, network.input_shape[-1]))
-        fits = network.compute_output_spec(image).shape[1:-1] == tuple(patch)
+        inputs = keras.KerasTensor((1, *patch, network.channels))
+        if hasattr(network, "code_size"):
+            inputs = [inputs, keras.KerasTensor((1, network.code_size))]
+        outputs = keras.tree.flatten(network.compute_output_spec(inputs))
+        fits = all(output.shape[1:-1] == tuple(patch) for output in outputs)
     except ValueError:
         fits = False
     if not fits:

@@ -389,7 +389,7 @@ def test_terminate_on_nan_stops_only_when_nothing_was_finite():
 def test_arguments_that_do_not_fit_are_named():
     with pytest.raises(ValueError, match=r"Expected 0 <= ema_decay < 1, got 1\.5"):
         supervised(ema_decay=1.5)
-    with pytest.raises(ValueError, match=r"segmentor with 3 spatial axes .*got input shape"):
+    with pytest.raises(ValueError, match=r"segmentor with 3 spatial axes .*got one with 2"):
         supervised(spatial_dims=3)
     with pytest.raises(ValueError, match=r"segmentor of 3 classes \('background', .*, got 2"):
         SupervisedModel(UNet(1, 2, 2, levels=1), plan())

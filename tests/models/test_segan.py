@@ -4,13 +4,19 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from checks import batch, check_game, check_replicas, plan, tensors
+from checks import batch, check_game, check_replicas, plan, same, tensors, values
 
 from keras_unigan import config
 from keras_unigan.data import phantoms
 from keras_unigan.layers import IntensityNormalization
 from keras_unigan.models import SegAN
-from keras_unigan.networks import SegANCritic, SegANSegmentor, UNet
+from keras_unigan.networks import (
+    SegANCritic,
+    SegANISICCritic,
+    SegANISICSegmentor,
+    SegANSegmentor,
+    UNet,
+)
 
 REGIONS = config.Labels(regions={"whole": (1, 2, 4), "core": (1, 4), "enhancing": (4,)})
 PAPER = {
@@ -41,9 +47,10 @@ def game(a_plan=None, segmentor=SegANSegmentor, spatial_dims=2, **options):
     [
         ({"lambda_dice": 0.5, "ema_decay": 0.9, "name": "other_name"}, None, 2),
         ({**PAPER, "weighting": "flat", "clip_value": 0.1}, REGIONS, 2),
-        ({"include_input": False}, None, 3),
+        ({"include_input": False, "critic_mode": "per_class"}, None, 3),
+        ({"critic_mode": "joint", "ce_weight": 1.0, "total_steps": 7}, REGIONS, 2),
     ],
-    ids=["practical", "paper regions", "3d"],
+    ids=["practical", "paper regions", "3d per class", "joint regions"],
 )
 def test_game(tmp_path, options, labels, spatial_dims):
     a_plan = plan(labels, spatial_dims=spatial_dims)
@@ -60,7 +67,7 @@ def sgd():
 
 @pytest.mark.parametrize(
     ("options", "tolerance"),
-    [({}, 1e-5), ({**PAPER, "lambda_dice": 1.0}, 1e-4)],
+    [({}, 1e-5), ({**PAPER, "lambda_dice": 1.0, "critic_mode": "per_class"}, 1e-4)],
     ids=["spectral norm", "batch norm"],
 )
 def test_two_replicas_equal_one(options, tolerance):
@@ -89,22 +96,31 @@ def gradient_of_gap(model, image, probabilities, target, valid):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"weighting": "flat"}, {"mask_mode": "multiply"}, PAPER],
-    ids=["concat", "flat", "multiply", "paper"],
+    [
+        {},
+        {"weighting": "flat"},
+        {"mask_mode": "multiply"},
+        PAPER,
+        {"critic_mode": "joint"},
+        {"critic_mode": "per_class", "mask_mode": "multiply"},
+    ],
+    ids=["concat", "flat", "multiply", "paper", "joint", "per class"],
 )
 @pytest.mark.parametrize("labels", [None, REGIONS], ids=["classes", "regions"])
 def test_gap_is_zero_at_the_truth_and_only_there(options, labels):
     model = game(plan(labels), **options)
     image, probabilities, target, valid = parts(model)
     for training in (False, True):
-        assert float(model.gap(image, target, target, valid, training)) == 0
+        # A convolution may round equal rows of a batch in two ways.
+        assert float(model.gap(image, target, target, valid, training)) < 1e-9
         assert float(model.gap(image, probabilities, target, valid, training)) > 0
 
 
-def test_gap_by_hand_at_the_input_level():
+@pytest.mark.parametrize("mode", ["shared", "joint", "per_class"])
+def test_gap_by_hand_at_the_input_level(mode):
     # A critic of zeros leaves the input level: L_ms is a third of its mean absolute difference, in
     # concat over the two channels x p and p, for each of two foreground classes.
-    model = game()
+    model = game(critic_mode=mode)
     zero_critic(model)
     image, probabilities, target, valid = parts(model)
     x, p, y = image.numpy(), probabilities.numpy()[..., 1:], target.numpy()[..., 1:]
@@ -115,6 +131,72 @@ def test_gap_by_hand_at_the_input_level():
     assert float(model.gap(image, probabilities, target, valid, False)) == pytest.approx(
         expected, rel=1e-5
     )
+
+
+def test_one_critic_per_class_is_the_mean_of_two_shared_ones():
+    # Each class's own critic, made the shared one of another game that knows this class only.
+    model = game(critic_mode="per_class")
+    image, probabilities, target, valid = parts(model)
+    gaps = []
+    for k in (1, 2):
+        single = game()
+        for level in range(2):
+            own = model.critic.get_layer(f"spectral_{level}_{k - 1}").get_weights()
+            single.critic.get_layer(f"spectral_{level}").set_weights(own)
+        # The other class is put right, so that its distance is 0 and the mean half of this one's.
+        only = tf.one_hot([k], 3) * probabilities + (1 - tf.one_hot([k], 3)) * target
+        gaps.append(2 * float(single.gap(image, only, target, valid, False)))
+    both = float(model.gap(image, probabilities, target, valid, False))
+    assert both == pytest.approx(sum(gaps) / 2, rel=1e-5)
+    assert gaps[0] != gaps[1]
+
+
+def test_joint_critic_sees_all_classes_of_a_sample_at_once():
+    model = game(critic_mode="joint")
+    image, probabilities, target, valid = parts(model)
+    seen = model.masked(image, probabilities, target, valid).numpy()
+    assert seen.shape == (8, 16, 16, 4)
+    shown = valid.numpy()
+    for half, mask in ((seen[:4], probabilities.numpy()), (seen[4:], target.numpy())):
+        for k in (1, 2):
+            one = mask[..., k] * shown
+            np.testing.assert_allclose(half[..., 2 * k - 1], one, atol=1e-6)
+            np.testing.assert_allclose(half[..., 2 * k - 2], one * image.numpy()[..., 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, PAPER], ids=["spectral norm", "batch norm"])
+def test_a_batch_without_annotation_changes_nothing(options):
+    model = game(**options)
+    model.compile()
+    data = batch(model.plan)
+    model.train_step(tensors(data))
+    before, average = state_of_roles(model), values(model.network.weights)
+    data["label_map"][:] = config.IGNORE
+    logs = model.train_step(tensors(data))
+    assert same(state_of_roles(model), before)
+    assert not same(values(model.network.weights), average)  # it closes up to the same weights
+    assert float(logs["skipped"]) == 0
+    assert int(model.completed_steps) == 2
+    # One annotated voxel is enough.
+    data["label_map"][2, 3, 3] = 1
+    model.train_step(tensors(data))
+    after = state_of_roles(model)
+    assert len(after) == len(before)
+    assert not same(after, before)
+
+
+def state_of_roles(model):
+    """Weights and optimizers of both roles."""
+    parts = [p for r in model.roles for p in (getattr(model, r), model.role_optimizer(r))]
+    return values([v for part in parts for v in part.variables])
+
+
+def test_samples_that_nobody_annotated_do_not_count():
+    model = game()
+    image, probabilities, target, valid = parts(model)
+    rest = [tf.gather(t, [0, 2, 3]) for t in (image, probabilities, target, valid)]
+    whole = model.gap(image, probabilities, target, valid, training=False)
+    assert float(whole) == pytest.approx(float(model.gap(*rest, training=False)), rel=1e-5)
 
 
 def zero_critic(model):
@@ -210,9 +292,9 @@ def test_critic_sees_both_masks_in_one_call_and_trains_in_its_own_move_only():
     u = []
     minimize = model.minimize
 
-    def watched(loss, tape, role):
+    def watched(moves):
         u.append(np.array(critic.get_layer("spectral_0").vector_u))
-        return minimize(loss, tape, role)
+        return minimize(moves)
 
     model.minimize = watched
     before = np.array(critic.get_layer("spectral_0").vector_u)
@@ -225,14 +307,58 @@ def test_critic_sees_both_masks_in_one_call_and_trains_in_its_own_move_only():
 
 def test_settings_that_do_not_fit_are_named():
     networks = (SegANSegmentor(1, 3, 2), SegANCritic(1, (3, 4)))
-    with pytest.raises(ValueError, match="critic of 2 channels for mask_mode 'concat', got 1"):
+    with pytest.raises(
+        ValueError, match="2 channels for mask_mode 'concat' and critic_mode 'shared', got 1"
+    ):
         SegAN(*networks, plan())
+    with pytest.raises(ValueError, match=r"4 channels .* critic_mode 'joint', got 1"):
+        SegAN(*networks, plan(), critic_mode="joint")
+    with pytest.raises(ValueError, match="2 groups for critic_mode 'per_class', got 1"):
+        SegAN(networks[0], SegANCritic(4, (3, 4)), plan(), critic_mode="per_class")
+    with pytest.raises(ValueError, match=r"critic_mode in .*, got 'each'"):
+        SegAN(*networks, plan(), critic_mode="each")
     with pytest.raises(ValueError, match=r"constraint in \('spectral',\), got 'clip'"):
         SegAN(*networks, plan(), mask_mode="multiply", constraint="clip")
     with pytest.raises(ValueError, match=r"mask_mode in .*, got 'add'"):
         SegAN(*networks, plan(), mask_mode="add")
     with pytest.raises(ValueError, match=r"weighting in .*, got 'equal'"):
         SegAN(*networks, plan(), weighting="equal", mask_mode="multiply")
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "rate"),
+    [
+        ({}, keras.optimizers.Adam, 1e-3),
+        (PAPER, keras.optimizers.RMSprop, 2e-5),
+        ({"constraint": "clip", "weighting": "flat"}, keras.optimizers.Adam, 1e-4),
+    ],
+    ids=["practical", "paper", "skin"],
+)
+def test_default_optimizers(options, kind, rate):
+    model = game(**options)
+    for given in (None, 0.25):
+        for optimizer in model.default_optimizers(given).values():
+            assert type(optimizer) is kind
+            assert float(optimizer.learning_rate) == pytest.approx(given or rate)
+
+
+def test_skin_lesion_form_plays():
+    a_plan = plan(size=64)
+    options = {"mask_mode": "multiply", "weighting": "flat", "constraint": "clip"}
+    arguments = SegAN.network_arguments(a_plan, **options)
+    model = SegAN(
+        SegANISICSegmentor(filters=1, **arguments["segmentor"]),
+        SegANISICCritic(filters=2, **arguments["critic"]),
+        a_plan,
+        **options,
+    )
+    model.compile()
+    before = {role: values(model.role_variables(role)) for role in model.roles}
+    logs = model.train_step(tensors(batch(a_plan, size=3)))
+    assert all(np.isfinite(value) for value in logs.values())
+    assert float(logs["multi_scale_l1"]) > 0
+    for role in model.roles:
+        assert not same(values(model.role_variables(role)), before[role])
 
 
 def phantom_slices(seeds):

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from checks import batch, check_game, check_replicas, plan
+from checks import batch, check_game, check_replicas, plan, same, tensors, values
 
 from keras_unigan import config
 from keras_unigan.models import SupervisedModel
@@ -34,6 +34,7 @@ def test_game(tmp_path, labels, spatial_dims):
             ce_weight=0.5,
             dice_weight=2.0,
             ema_decay=0.9,
+            total_steps=50,
             name="other_name",
         ),
         batch(a_plan),
@@ -81,6 +82,28 @@ def test_voxels_that_are_not_annotated_give_no_gradient():
     gradient = np.abs(tape.gradient(loss, logits)).max(-1)
     assert (gradient[label_map == config.IGNORE] == 0).all()
     assert (gradient[label_map != config.IGNORE] > 0).all()
+
+
+def test_a_batch_without_annotation_changes_nothing():
+    a_plan = plan(size=8)
+    model = game(a_plan)
+    model.compile()
+    data = batch(a_plan)
+    data["label_map"][:] = config.IGNORE
+    before = values([*model.segmentor.weights, *model.optimizer.variables])
+    logs = model.train_step(tensors(data))
+    assert same(values([*model.segmentor.weights, *model.optimizer.variables]), before)
+    assert float(logs["loss"]) == float(logs["segmentor_gradient_norm"]) == 0
+    assert float(logs["skipped"]) == 0
+
+
+def test_the_rate_warms_up_and_falls_over_the_run():
+    model = game(plan(size=8), total_steps=200)
+    for given, highest in ((None, 2e-3), (0.01, 0.01)):
+        schedule = model.default_optimizers(given)["segmentor"].get_config()["learning_rate"]
+        schedule = keras.optimizers.schedules.deserialize(schedule)
+        rates = [float(schedule(step)) for step in (0, 10, 200)]
+        assert rates == pytest.approx([highest / 11, highest, 1e-6], rel=1e-3)
 
 
 def test_target_of_regions():

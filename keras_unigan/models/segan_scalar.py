@@ -1,0 +1,145 @@
+"""SegANScalar: SegAN with an ordinary discriminator, which its critic is measured against."""
+
+import keras
+import tensorflow as tf
+
+from keras_unigan.losses import (
+    class_cross_entropy,
+    minimax_critic_loss,
+    minimax_generator_loss,
+    region_cross_entropy,
+    soft_dice,
+)
+from keras_unigan.models.base import AdversarialModel, Move
+from keras_unigan.models.masked import MaskedCritic, annotated_samples
+from keras_unigan.models.segan import SPECTRAL_RATE
+
+
+@keras.saving.register_keras_serializable(package="keras_unigan")
+class SegANScalar(MaskedCritic, AdversarialModel):
+    """Minimax game over one real-or-fake logit per masked image.
+
+    As `SegAN`, with `u = mask(x, p)` and `v = mask(x, y)` for each foreground class (or region) and
+    one critic for all, but the critic says whether a mask is true or predicted, and the segmentor
+    wants its own to be called true.
+
+    Args:
+        segmentor: Network from image to logits, one channel per output of `plan.labels`.
+        critic: Network from masked image to one logit, bounded by spectral norm.
+        plan: `config.Plan`, or its JSON dictionary.
+        spatial_dims: 2 or 3.
+        mask_mode: "concat" shows the critic `[x p, p]`, "multiply" `x p`.
+        shift: In "multiply", maps `x` from [-1, 1] to [0.1, 1] so that no pixel is lost.
+        lambda_dice: Weight of soft Dice in the segmentor's loss.
+        ce_weight: Weight of the cross-entropy in the segmentor's loss.
+        ema_decay: Decay of the weight average.
+        total_steps: Steps that the run is meant to have.
+        name: Name of the model.
+
+    Reference: Goodfellow et al. 2014, arXiv:1406.2661, eq. 1, non-saturating for the segmentor; the
+        comparison: Xue et al. 2018, SegAN, arXiv:1706.01805.
+
+    Raises:
+        ValueError: For unknown options, or networks that do not fit them.
+    """
+
+    roles = ("segmentor", "critic")
+    terms = ("loss", "critic_loss", "adversarial_loss", "dice_loss", "ce_loss")
+    masking = ("mask_mode", "shift")
+
+    def __init__(
+        self,
+        segmentor,
+        critic,
+        plan,
+        spatial_dims=2,
+        mask_mode="concat",
+        shift=True,
+        lambda_dice=1.0,
+        ce_weight=0.0,
+        ema_decay=0.999,
+        total_steps=1000,
+        name="segan_scalar",
+    ):
+        networks = {"segmentor": segmentor, "critic": critic}
+        super().__init__(networks, plan, spatial_dims, ema_decay, total_steps, name)
+        self.set_masking(segmentor.channels, critic, mask_mode, shift=shift)
+        self.lambda_dice, self.ce_weight = lambda_dice, ce_weight
+
+    @classmethod
+    def network_arguments(cls, plan, channels=1, **options):
+        return {
+            "segmentor": {"channels": channels, "classes": len(plan.labels.names)},
+            "critic": cls.critic_arguments(plan, channels, **options),
+        }
+
+    def default_optimizers(self, learning_rate=None):
+        rate = SPECTRAL_RATE if learning_rate is None else learning_rate
+        return {
+            "segmentor": keras.optimizers.Adam(rate, 0.5, 0.999, global_clipnorm=5.0),
+            "critic": keras.optimizers.Adam(rate, 0.5, 0.999),
+        }
+
+    def play(self, batch):
+        image, (target, valid) = batch["image"], self.target(batch["label_map"])
+        annotated = tf.reduce_any(valid > 0)
+        with tf.GradientTape() as segmentor_tape:
+            logits = self.segmentor(image, training=True)
+            probabilities = self.activate(logits)
+        # 1. The critic tells true masks from predicted ones.
+        with tf.GradientTape() as critic_tape:
+            fake, real = self.scores(image, probabilities, target, valid, training=True)
+            critic_loss = self.average(*self.of_samples(minimax_critic_loss, valid, real, fake))
+        critic_norm = yield Move(critic_loss, critic_tape, "critic", annotated)
+        # 2. The segmentor wants its masks to be called true.
+        with segmentor_tape:
+            fake, _ = self.scores(image, probabilities, target, valid, training=False)
+            terms = self.losses_of(fake, logits, target, valid)
+        norm = yield Move(terms["loss"], segmentor_tape, "segmentor", annotated)
+        return {
+            **terms,
+            "critic_loss": critic_loss,
+            "segmentor_gradient_norm": norm,
+            "critic_gradient_norm": critic_norm,
+        }
+
+    def score(self, batch):
+        image, (target, valid) = batch["image"], self.target(batch["label_map"])
+        logits = self.network(image, training=False)
+        probabilities = self.activate(logits)
+        fake, real = self.scores(image, probabilities, target, valid, training=False)
+        critic_loss = self.average(*self.of_samples(minimax_critic_loss, valid, real, fake))
+        terms = self.losses_of(fake, logits, target, valid)
+        return {**terms, "critic_loss": critic_loss}, probabilities
+
+    def losses_of(self, fake, logits, target, valid):
+        """Every term of the segmentor's loss, scalars."""
+        adversarial = self.average(*self.of_samples(minimax_generator_loss, valid, fake))
+        dice_loss = self.average(*soft_dice(target, self.activate(logits), valid))
+        entropy = region_cross_entropy if self.plan.labels.overlapping else class_cross_entropy
+        ce_loss = self.average(*entropy(target, logits, valid))
+        loss = adversarial + self.lambda_dice * dice_loss + self.ce_weight * ce_loss
+        return {
+            "loss": loss,
+            "adversarial_loss": adversarial,
+            "dice_loss": dice_loss,
+            "ce_loss": ce_loss,
+        }
+
+    def scores(self, image, probabilities, target, valid, training):
+        """Logits of predicted and of true masks, each `(batch, foreground classes)`.
+
+        Both go through the critic in one call: spectral norm moves on at each one.
+        """
+        masked = self.masked(image, probabilities, target, valid)
+        halves = tf.split(self.critic(masked, training=training), 2, axis=0)
+        return [tf.transpose(tf.reshape(half, (-1, tf.shape(valid)[0]))) for half in halves]
+
+    def of_samples(self, loss, valid, *scores):
+        """A loss of each sample, the mean over its classes, and the weights of the samples."""
+        each = tf.vectorized_map(lambda sample: loss(*sample), scores)
+        return each, annotated_samples(valid)
+
+    def get_config(self):
+        weights = {"lambda_dice": self.lambda_dice, "ce_weight": self.ce_weight}
+        return {**super().get_config(), **self.masking_config(), **weights}
