@@ -8,11 +8,12 @@ depend on parallelism and can start at any step.
 import dataclasses
 import math
 import os
+import warnings
 
 import tensorflow as tf
 
 from keras_unigan.config import IGNORE, Plan, TrainOptions
-from keras_unigan.data import augmentation, records, sampling
+from keras_unigan.data import augmentation, catalogue, records, sampling
 from keras_unigan.errors import CodedError
 from keras_unigan.layers import IntensityNormalization
 
@@ -22,145 +23,71 @@ CACHE_GIB = 1.0
 # Without a cache, each modality has this many volumes open, and takes this many patches of each.
 STREAM_VOLUMES, STREAM_PATCHES = 4, 16
 
+ENTRIES = ("label_map", "domain", "statistics", "known", "target", "noise", "case")
+"""What a batch holds beside the image."""
+
 WORKERS = min(4, os.cpu_count() or 1)
 """Parallel calls of each map; the result does not depend on it."""
-
-
-@dataclasses.dataclass
-class _Cases:
-    """Where cases lie, in the order of their numbers; arrays as tensors where they are cached."""
-
-    files: list = dataclasses.field(default_factory=list)
-    positions: list = dataclasses.field(default_factory=list)
-    subjects: list = dataclasses.field(default_factory=list)
-    domains: list = dataclasses.field(default_factory=list)
-    shapes: list = dataclasses.field(default_factory=list)
-    volumes: dict | None = None
-
-
-def _arrange(serialized):
-    """One record as what patches are cut from; see `sampling` for the order of axes."""
-    record = records.parse(serialized)
-    image, label_map = record["image"], record["label_map"]
-    foreground = record["foreground"]
-    classes = tf.cast(tf.gather_nd(label_map, foreground), tf.int32)
-    return {
-        "image": tf.transpose(image, [2, 0, 1]),
-        "label_map": tf.transpose(label_map, [2, 0, 1]),
-        "shape": tf.shape(image),
-        "minimum": tf.reduce_min(image),
-        "foreground": tf.concat([foreground, classes[:, None]], axis=1),
-        "statistics": record["statistics"],
-        "labelled": record["labelled"],
-        "subject": record["subject"],
-    }
-
-
-def _collect(manifest, plan, budget):
-    """Reads all cases of the train and val splits; keeps arrays that fit into `budget` bytes."""
-    shards = [
-        (file, split, domain)
-        for split in ("train", "val")
-        for domain, modality in enumerate(plan.modalities)
-        for file in manifest.files(split, modality)
-    ]
-    result, kept = {"train": _Cases(), "val": _Cases()}, {"train": [], "val": []}
-    if not shards:
-        return result
-    numbers = tf.data.Dataset.range(len(shards))
-    files = tf.constant([file for file, _, _ in shards])
-    dataset = numbers.flat_map(
-        lambda number: (
-            tf.data.TFRecordDataset(files[number], "GZIP")
-            .enumerate()
-            .map(lambda position, serialized: (number, position, _arrange(serialized)))
-        )
-    )
-    used = 0
-    for number, position, record in dataset.with_options(_options()):
-        file, split, domain = shards[number]
-        # A volume without labels teaches a validation nothing.
-        if split == "val" and not record["labelled"]:
-            continue
-        cases = result[split]
-        cases.files.append(file)
-        cases.positions.append(int(position))
-        cases.subjects.append(record["subject"].numpy().decode())
-        cases.domains.append(domain)
-        cases.shapes.append(tuple(record["shape"].numpy().tolist()))
-        used += 5 * math.prod(cases.shapes[-1])
-        if used <= budget:
-            kept[split].append(record)
-        else:
-            kept[split].clear()
-    for split, cases in result.items():
-        if len(kept[split]) == len(cases.files) > 0:
-            cases.volumes = sampling.pack(kept[split])
-    return result
-
-
-def _options():
-    """Fixed threads: the autotuner's own thread can hold up an epoch's end as long as it took."""
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    options.deterministic = True
-    # Of several workers each takes its own batches; files have nothing to do with it.
-    policy = tf.data.experimental.AutoShardPolicy.DATA
-    options.experimental_distribute.auto_shard_policy = policy
-    return options
-
-
-def _fetch(cases, case):
-    """One volume read from its shard."""
-    file = tf.constant(cases.files)[case]
-    position = tf.constant(cases.positions, tf.int64)[case]
-    dataset = tf.data.TFRecordDataset(file, "GZIP").skip(position).take(1)
-    return _arrange(dataset.get_single_element())
 
 
 class _Reader:
     """What training and validation streams share."""
 
-    def __init__(self, cases, plan, patch, batch_size):
-        self.cases, self.plan, self.batch_size = cases, plan, batch_size
-        self.patch, self.flat = (*patch, 1)[:3], len(patch) == 2
+    def __init__(self, cases, plan, spatial_dims, translated):
+        self.cases, self.plan, self.translated = cases, plan, translated
+        chosen = plan.configuration(spatial_dims)
+        self.batch_size, self.flat = chosen.batch_size, spatial_dims == 2
+        self.patch = (*chosen.patch_size, 1)[:3]
         self.normalize = IntensityNormalization.from_plan(plan)
 
     def source(self, case):
         """The volume of a case number, from the cache or its shard."""
         if self.cases.volumes is not None:
             return sampling.pick(self.cases.volumes, case)
-        return sampling.hold(_fetch(self.cases, case))
+        return sampling.hold(self.cases.fetch(case))
 
-    def shaped(self, example, domain, known):
+    def shaped(self, example, case, domain, known):
         """Example with all entries, its patch in 2-D where asked."""
         if self.flat:
             example = {**example, **{k: example[k][..., 0] for k in ("image", "label_map")}}
-        return {**example, "domain": domain, "known": known}
+        return {**example, "case": tf.cast(case, tf.int32), "domain": domain, "known": known}
+
+    def normalized(self, batch):
+        """The batch that games get; samples that are not `known` as of an unknown modality."""
+        raw, statistics = batch["image"][..., None], batch["statistics"]
+        domain = tf.where(batch["known"], batch["domain"], -1)
+        result = {"image": self.normalize(raw, domain, statistics)}
+        if self.translated:
+            result["real"] = self.normalize(raw, batch["domain"], statistics)
+        return {**result, **{key: batch[key] for key in ENTRIES}}
 
     def finish(self, batch):
-        """Normalises a batch, samples that are not `known` as of an unknown modality."""
-        domain = tf.where(batch["known"], batch["domain"], -1)
-        image = self.normalize(batch["image"][..., None], domain, batch["statistics"])
-        keys = ("label_map", "domain", "statistics")
-        return {"image": image, **{key: batch[key] for key in keys}}
+        """A batch of examples as games get it."""
+        raise NotImplementedError
 
     def batches(self, examples):
         """Finished batches of examples, in order whatever the parallelism."""
+
+        def finished(batch):
+            batch = self.finish(batch)
+            # Keras adds the entries of replicas up to guess their shapes, which needs numbers.
+            return {**batch, "known": tf.cast(batch["known"], tf.int32)}
+
         return (
             examples.batch(self.batch_size, drop_remainder=True)
-            .map(self.finish, num_parallel_calls=WORKERS, deterministic=True)
+            .map(finished, num_parallel_calls=WORKERS, deterministic=True)
             .prefetch(2)
-            .with_options(_options())
+            .with_options(catalogue.options())
         )
 
 
 class _Training(_Reader):
     """The endless sequence of training draws."""
 
-    def __init__(self, cases, plan, patch, batch_size, seed, options):
-        super().__init__(cases, plan, patch, batch_size)
-        self.seed, self.options = seed, options
+    def __init__(self, cases, plan, spatial_dims, translated, seed, options, seen):
+        super().__init__(cases, plan, spatial_dims, translated)
+        self.seed, self.options, self.seen = seed, options, seen
+        self.spacing = plan.spacing[:spatial_dims]
         self.domains = sorted(set(cases.domains))
         streams = []
         for domain in self.domains:
@@ -171,7 +98,7 @@ class _Training(_Reader):
             streams.append(list(subjects.values()))
         self.schedule = sampling.Schedule(streams, seed)
 
-    def draw(self, source, stream, visit):
+    def draw(self, source, case, stream, visit):
         """One sample of a modality stream."""
         random = sampling.uniforms(self.seed, stream, visit)
         wanted = self.schedule.wants_foreground(stream, visit, self.options.foreground_fraction)
@@ -181,7 +108,7 @@ class _Training(_Reader):
         )
         domain = tf.constant(self.domains, tf.int32)[stream]
         known = random[sampling.UNKNOWN] >= self.options.unknown_fraction
-        return self.shaped(sampling.example(source, start, self.patch), domain, known)
+        return self.shaped(sampling.example(source, start, self.patch), case, domain, known)
 
     def cached(self, first):
         """Samples from draw number `first` on, from memory."""
@@ -189,7 +116,7 @@ class _Training(_Reader):
         def sample(index):
             stream, visit = self.schedule.modality(index)
             case = self.schedule.case(stream, visit)
-            return {**self.draw(self.source(case), stream, visit), "index": index}
+            return {**self.draw(self.source(case), case, stream, visit), "index": index}
 
         indices = tf.data.Dataset.counter(first, dtype=tf.int64)
         return indices.map(sample, num_parallel_calls=WORKERS, deterministic=True)
@@ -211,12 +138,14 @@ class _Training(_Reader):
         group = STREAM_VOLUMES * STREAM_PATCHES
 
         def fetch(turn):
-            return turn, _fetch(self.cases, self.schedule.case(stream, turn))
+            case = self.schedule.case(stream, turn)
+            return turn, case, self.cases.fetch(case)
 
-        def patches(turn, volume):
+        def patches(turn, case, volume):
             start = turn // STREAM_VOLUMES * group + turn % STREAM_VOLUMES
             visits = tf.data.Dataset.range(start, start + group, STREAM_VOLUMES)
-            return visits.map(lambda visit: self.draw(sampling.hold(volume), stream, visit))
+            source = sampling.hold(volume)
+            return visits.map(lambda visit: self.draw(source, case, stream, visit))
 
         return (
             tf.data.Dataset.counter(first // group * STREAM_VOLUMES, dtype=tf.int64)
@@ -226,12 +155,23 @@ class _Training(_Reader):
         )
 
     def finish(self, batch):
-        """Normalised and augmented batch."""
-        step = batch["index"][0] // self.batch_size
-        batch = super().finish(batch)
-        if not self.options.augment:
-            return batch
-        return augmentation.augment(batch, sampling.augmentation_seed(self.seed, step))
+        """Batch with targets, normalised, augmented and noted."""
+        step, options = batch["index"][0] // self.batch_size, self.options
+        seed, size = sampling.augmentation_seed(self.seed, step), self.batch_size
+        target = batch["domain"]
+        if self.translated:
+            domains = tf.constant(self.domains, tf.int32)
+            target = sampling.targets(self.seed, step, target, options.targets, domains)
+        noise = sampling.noise(self.seed, step, size)
+        batch = self.normalized({**batch, "target": target, "noise": noise})
+        share = options.contrast_fraction
+        if options.augment == "contrast":
+            # Normalised by its modality, tissue fills the range that is to be remapped; after that
+            # nobody can know the modality.
+            changed = augmentation.contrasted(seed, size, share)
+            batch["known"] = tf.logical_and(batch["known"], tf.logical_not(changed))
+        batch = augmentation.augment(batch, seed, options.augment, share, self.spacing)
+        return batch if self.seen is None else self.seen.tee(batch, step)
 
     def endless(self, start_step):
         """All batches from a step on."""
@@ -248,11 +188,23 @@ class _Training(_Reader):
         )
         dataset = begin.flat_map(lambda step: self.endless(step).take(steps))
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(steps))
-        return dataset.with_options(_options())
+        return dataset.with_options(catalogue.options())
+
+
+def _following(domains, count):
+    """For each of `count` modalities, the next one that is trained (in `domains`), cyclically."""
+    return [
+        next(d % count for d in range(n + 1, n + 1 + count) if d % count in domains)
+        for n in range(count)
+    ]
 
 
 class _Validation(_Reader):
     """Tiles that cover every volume; each labelled voxel counts once."""
+
+    def __init__(self, cases, plan, spatial_dims, translated, trained):
+        super().__init__(cases, plan, spatial_dims, translated)
+        self.following = _following(trained, len(plan.modalities))
 
     def tiles(self, case):
         """All tiles of one volume."""
@@ -264,10 +216,18 @@ class _Validation(_Reader):
             result = sampling.example(source, start, self.patch)
             result["label_map"] = sampling.forget(result["label_map"], start, fresh)
             domain = tf.constant(self.cases.domains, tf.int32)[case]
-            return self.shaped(result, domain, True)
+            return self.shaped(result, case, domain, True)
 
         count = tf.reduce_prod(sampling.tile_counts(shape, self.patch))
         return tf.data.Dataset.range(tf.cast(count, tf.int64)).map(example)
+
+    def finish(self, batch):
+        """Normalised batch, each sample to be translated to the next modality that is trained."""
+        target = batch["domain"]
+        if self.translated:
+            target = tf.gather(tf.constant(self.following, tf.int32), target)
+        noise = tf.fill([self.batch_size], 0.5)
+        return self.normalized({**batch, "target": target, "noise": noise})
 
     def dataset(self):
         """All batches; the last one is filled up with unlabelled patches."""
@@ -281,7 +241,7 @@ class _Validation(_Reader):
             "label_map": tf.fill(self.patch, tf.constant(IGNORE, tf.uint8)),
             "statistics": tf.constant([0.0, 1.0, -1.0, 1.0]),
         }
-        filler = tf.data.Dataset.from_tensors(self.shaped(empty, 0, True))
+        filler = tf.data.Dataset.from_tensors(self.shaped(empty, -1, 0, True))
         filler = filler.repeat(batches * self.batch_size - sum(counts))
         examples = tf.data.Dataset.range(len(counts)).flat_map(self.tiles).concatenate(filler)
         return self.batches(examples).apply(tf.data.experimental.assert_cardinality(batches))
@@ -312,6 +272,38 @@ def configure(plan, spatial_dims, options, batch_size=None):
     return dataclasses.replace(plan, configurations=configurations)
 
 
+def _check_translation(cases, plan, batch_size, targets):
+    """Refuses what no translating game can learn from."""
+    found = [plan.modalities[d] for d in sorted(set(cases.domains))]
+    if len(found) < 2:
+        raise CodedError(
+            "KUG-D14",
+            "split train",
+            f"cases of {found} only",
+            "at least two modalities",
+            "There is nothing to translate to.",
+            "add cases of another modality, or train one that does not translate: --model segan",
+        )
+    if targets != "permute" or batch_size >= len(found):
+        return
+    if batch_size == 1:
+        raise CodedError(
+            "KUG-T02",
+            "train.batch_size",
+            "1",
+            "at least 2",
+            "Targets are the batch's own modalities in another order: one sample has only its own.",
+            f"--set train.batch_size={len(found)}, or --set train.targets=uniform",
+        )
+    warnings.warn(
+        f"A batch of {batch_size} never holds all of {len(found)} modalities, and so never "
+        "translates between some of them in one step. Use a larger train.batch_size, or "
+        "train.targets=uniform.",
+        UserWarning,
+        stacklevel=2,
+    )
+
+
 # Nothing here has Python branches on tensors, and converting them takes longer than the rest.
 @tf.autograph.experimental.do_not_convert
 def load(
@@ -323,12 +315,22 @@ def load(
     start_step=0,
     endless=False,
     cache_gib=CACHE_GIB,
+    translating=False,
+    seen=None,
 ):
     """Opens a folder of shards for training.
 
     Batches are dicts: `image` float32 `(batch, *patch, 1)` normalised to [-1, 1]; `label_map` uint8
     `(batch, *patch)`, 255 = not labelled; `domain` int32 `(batch,)`, the true modality also of the
-    samples that are normalised as of an unknown one; `statistics` float32 `(batch, 4)`.
+    samples that are normalised as of an unknown one; `known` int32 `(batch,)`, 0 for those (and
+    for samples of random contrast); `statistics` float32 `(batch, 4)`; `target` int32 `(batch,)`,
+    the modality to translate to; `noise` float32 `(batch,)` in [0, 1), the weight of the gradient
+    penalty; `case` int32 `(batch,)`, the number of the case in its split, -1 for none. What was
+    drawn comes with the batch, so that a batch split over replicas keeps it. Translating games also
+    get `real`, the image as its own modality shows it: it differs where `known` is 0.
+
+    A training subject with scans in several modalities gives one of them (`catalogue.unpaired`),
+    unless `options.pair_subjects`.
 
     Args:
         shards: Folder that `unigan prepare` wrote. A `plan.json` in it may have other patches,
@@ -341,6 +343,9 @@ def load(
         endless: Whether `train` never ends. Otherwise a pass has `steps_per_epoch` batches, and
             the next pass goes on where it stopped.
         cache_gib: Volumes up to this size in all, in GiB, are held in memory.
+        translating: Whether targets are drawn as `options.targets` says; in validation each is the
+            next modality that is trained. Otherwise every target is the sample's own modality.
+        seen: `audit.Seen` that notes every training batch, or None.
 
     Returns:
         `train` and `val`, each a `tf.data.Dataset`, and the `config.Plan` with the patch and batch
@@ -350,7 +355,9 @@ def load(
 
     Raises:
         CodedError: KUG-D01, KUG-D08 or KUG-D09 for the folder (see `records.Manifest.load`),
-            KUG-D14 without a training case, KUG-T02 for an impossible patch.
+            KUG-D14 without a training case, with one modality to translate between, or one that no
+            subject is left for; KUG-T02 for an impossible patch, or a batch of one whose targets
+            are permuted.
     """
     options = options or TrainOptions()
     own = os.path.join(str(shards), "plan.json")
@@ -358,7 +365,8 @@ def load(
     manifest = records.Manifest.load(shards, verify=True, plan=plan)
     plan = configure(plan or Plan.from_dict(manifest.plan), spatial_dims, options, batch_size)
     chosen = plan.configuration(spatial_dims)
-    cases = _collect(manifest, plan, int(cache_gib * 2**30))
+    paired = options.pair_subjects
+    cases = catalogue.collect(manifest, plan, int(cache_gib * 2**30), seed, paired)
     if not cases["train"].files:
         raise CodedError(
             "KUG-D14",
@@ -367,8 +375,14 @@ def load(
             "at least one",
             fix="give some subjects the split train in study.json, then unigan prepare",
         )
-    common = (plan, chosen.patch_size, chosen.batch_size)
-    training = _Training(cases["train"], *common, seed, options)
+    if translating:
+        _check_translation(cases["train"], plan, chosen.batch_size, options.targets)
+    if seen is not None:
+        seen.describe(cases["train"], plan)
+    common = (plan, spatial_dims, translating)
+    training = _Training(cases["train"], *common, seed, options, seen)
     train = training.endless(start_step) if endless else training.passes(start_step)
-    val = _Validation(cases["val"], *common).dataset() if cases["val"].files else None
-    return train, val, plan
+    if not cases["val"].files:
+        return train, None, plan
+    validation = _Validation(cases["val"], *common, set(cases["train"].domains))
+    return train, validation.dataset(), plan

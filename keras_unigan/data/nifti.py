@@ -242,7 +242,7 @@ def from_ras(array, reference):
     return np.ascontiguousarray(nib.apply_orientation(array, back))
 
 
-def encode(array, reference=None, affine=None):
+def encode(array, reference=None, affine=None, description=""):
     """Makes the bytes of an uncompressed `.nii` file.
 
     The header is new and takes only geometry from the reference (affine, qform and sform with their
@@ -252,6 +252,7 @@ def encode(array, reference=None, affine=None):
         array: Shape of `reference`, or (x, y, z) with `affine`.
         reference: `Volume` whose grid the array lies on.
         affine: Voxel index to RAS+ mm, for arrays without a reference.
+        description: Text of the header, at most 79 bytes; it says what the array is, of nobody.
 
     Raises:
         ValueError: When the shape is not the reference's or NIfTI lacks the type.
@@ -278,6 +279,7 @@ def encode(array, reference=None, affine=None):
         header.set_data_shape(source.get_data_shape())
         for field in _GEOMETRY:
             header[field] = source[field]
+    header["descrip"] = description.encode()
     header["vox_offset"] = header.single_vox_offset
     header["magic"] = header.single_magic
     header.set_slope_inter(1, 0)
@@ -286,7 +288,7 @@ def encode(array, reference=None, affine=None):
     return header.binaryblock + b"\0\0\0\0" + little.tobytes(order="F")
 
 
-def write(path, array, reference=None, affine=None):
+def write(path, array, reference=None, affine=None, description=""):
     """Writes a `.nii` or `.nii.gz` file through a temporary sibling and a rename; see `encode`.
 
     The same input gives the same bytes. A 2-D reference gives a 2-D file.
@@ -296,6 +298,7 @@ def write(path, array, reference=None, affine=None):
         array: See `encode`.
         reference: See `encode`.
         affine: See `encode`.
+        description: See `encode`.
 
     Raises:
         ValueError: For another ending than `.nii` and `.nii.gz`, and as `encode`.
@@ -303,7 +306,7 @@ def write(path, array, reference=None, affine=None):
     path = Path(path)
     if not path.name.endswith((".nii", ".nii.gz")):
         raise ValueError(f"Expected path ending in .nii or .nii.gz, got {path.name!r}.")
-    data = encode(array, reference, affine)
+    data = encode(array, reference, affine, description)
     if path.name.endswith(".gz"):
         data = gzip.compress(data, 6, mtime=0)
     path.parent.mkdir(parents=True, exist_ok=True)

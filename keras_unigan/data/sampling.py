@@ -11,7 +11,9 @@ import tensorflow as tf
 from keras_unigan.config import IGNORE
 
 # Independent streams of random numbers under one seed.
-_ORDER, _SUBJECT, _PATCH, _AUGMENT = range(4)
+_ORDER, _SUBJECT, _PATCH, _STEP = range(4)
+# What is drawn once a step, for the whole batch.
+_AUGMENT, _TARGET, _NOISE = range(3)
 # Entries of the uniform vector of a draw.
 CASE, VOXEL, PLACE, UNKNOWN, DRAWS = 0, 1, 2, 5, 6
 
@@ -29,7 +31,34 @@ def uniforms(seed, stream, visit):
 
 def augmentation_seed(seed, step):
     """Seed (2,) of the augmentation of the batch of a step."""
-    return _key(seed, _AUGMENT, 0, step)
+    return _key(seed, _STEP, _AUGMENT, step)
+
+
+def targets(seed, step, domain, how, modalities):
+    """Modalities that the samples of a step are translated to.
+
+    Args:
+        seed: Seed of the run.
+        step: Number of the step.
+        domain: int32 (batch,), true modalities.
+        how: "permute" (those of the batch in another order, so that as many fakes as real images of
+            each are made) or "uniform".
+        modalities: int32 (n,), those that "uniform" draws from.
+
+    Returns:
+        int32 (batch,). A target may be the sample's own modality; it then acts as an identity term.
+    """
+    random = tf.random.stateless_uniform(tf.shape(domain), _key(seed, _STEP, _TARGET, step))
+    if how == "permute":
+        return tf.gather(domain, tf.argsort(random))
+    count = tf.shape(modalities)[0]
+    index = tf.cast(random * tf.cast(count, tf.float32), tf.int32)
+    return tf.gather(modalities, tf.minimum(index, count - 1))
+
+
+def noise(seed, step, count):
+    """The weight a of each sample in the gradient penalty: float32 (count,) in [0, 1)."""
+    return tf.random.stateless_uniform([count], _key(seed, _STEP, _NOISE, step))
 
 
 class Schedule:

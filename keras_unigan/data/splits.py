@@ -73,13 +73,28 @@ def _one_modality(study, modalities, splits, seed):
     """Subject -> the modality that it gives to training or validation."""
     kept = {}
     for name in ("train", "val"):
-        subjects = sorted(s for s in modalities if splits[s] == name)
-        random.Random(f"{seed} {name}").shuffle(subjects)
-        # Those without a choice first, so that the others can make up for them.
-        subjects.sort(key=lambda s: len(modalities[s]))
-        counts = dict.fromkeys(study.modalities, 0)
-        for subject in subjects:
-            choice = [m for m in study.modalities if m in modalities[subject]]
-            kept[subject] = min(choice, key=counts.get)
-            counts[kept[subject]] += 1
+        choices = {s: found for s, found in modalities.items() if splits[s] == name}
+        kept.update(one_modality(choices, study.modalities, f"{seed} {name}"))
+    return kept
+
+
+def one_modality(choices, modalities, seed):
+    """Gives each subject one of its modalities: round-robin, the rarest first.
+
+    Args:
+        choices: Subject -> the modalities that it has.
+        modalities: All modalities; of equally rare ones the first is taken.
+        seed: Text or number that decides the order of the subjects.
+
+    Returns:
+        Subject -> modality.
+    """
+    subjects = sorted(choices)
+    random.Random(seed).shuffle(subjects)
+    # Those without a choice first, so that the others can make up for them.
+    subjects.sort(key=lambda s: len(choices[s]))
+    kept, counts = {}, dict.fromkeys(modalities, 0)
+    for subject in subjects:
+        kept[subject] = min((m for m in modalities if m in choices[subject]), key=counts.get)
+        counts[kept[subject]] += 1
     return kept

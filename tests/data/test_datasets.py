@@ -1,12 +1,15 @@
+import collections
 import dataclasses
 import shutil
+import warnings
 
 import numpy as np
 import phantom_shards
 import pytest
+import tensorflow as tf
 
 from keras_unigan.config import Plan, TrainOptions
-from keras_unigan.data import datasets, records
+from keras_unigan.data import augmentation, catalogue, datasets, records, sampling
 from keras_unigan.errors import CodedError
 from keras_unigan.layers import IntensityNormalization
 
@@ -52,7 +55,7 @@ def streamed(shards):
 @pytest.fixture(scope="module")
 def plain(shards):
     """The same draws, neither augmented nor normalised as of unknown modality."""
-    options = dataclasses.replace(OPTIONS, augment=False, unknown_fraction=0.0)
+    options = dataclasses.replace(OPTIONS, augment="none", unknown_fraction=0.0)
     return load(shards, 12, options)
 
 
@@ -65,6 +68,10 @@ def test_batches_are_what_games_expect(shards, sequence):
             "label_map": ((4, 32, 32), "uint8"),
             "domain": ((4,), "int32"),
             "statistics": ((4, 4), "float32"),
+            "known": ((4,), "int32"),
+            "target": ((4,), "int32"),
+            "noise": ((4,), "float32"),
+            "case": ((4,), "int32"),
         }
         assert dataset.options().autotune.enabled is False
         assert dataset.options().deterministic is True
@@ -127,6 +134,151 @@ def test_passes_go_on_where_the_last_one_stopped(shards, sequence):
     assert equal(found, sequence)
 
 
+def test_each_case_keeps_its_number(sequence, streamed):
+    for batches in (sequence, streamed):
+        keys = [stacked(batches, key) for key in ("case", "domain")]
+        facts = {}
+        for case, domain, row in zip(*keys, stacked(batches, "statistics"), strict=True):
+            assert facts.setdefault(case, (domain, row.tobytes())) == (domain, row.tobytes())
+        assert sorted(facts) == list(range(6))
+
+
+@pytest.mark.parametrize("how", ["permute", "uniform"])
+def test_targets_of_translating_games(shards, how):
+    options = dataclasses.replace(OPTIONS, targets=how, augment="none")
+    train, val, _ = datasets.load(shards, options=options, endless=True, translating=True)
+    batches = [{k: v.numpy() for k, v in b.items()} for b in train.take(12)]
+    for step, batch in enumerate(batches):
+        domain = tf.constant(batch["domain"])
+        expected = sampling.targets(0, step, domain, how, tf.range(3))
+        np.testing.assert_array_equal(batch["target"], expected)
+        np.testing.assert_array_equal(batch["noise"], sampling.noise(0, step, 4))
+    assert (stacked(batches, "target") != stacked(batches, "domain")).any()
+    for batch in val:
+        np.testing.assert_array_equal(batch["target"], (batch["domain"] + 1) % 3)
+
+
+def test_validation_translates_to_what_is_trained():
+    assert datasets._following({0, 1, 2}, 3) == [1, 2, 0]
+    assert datasets._following({0, 2}, 4) == [2, 2, 0, 0]
+
+
+def test_other_games_have_their_own_modality_as_target(shards, sequence):
+    np.testing.assert_array_equal(stacked(sequence, "target"), stacked(sequence, "domain"))
+    _, val, _ = datasets.load(shards, options=OPTIONS)
+    cases = set()
+    for batch in val:
+        np.testing.assert_array_equal(batch["target"], batch["domain"])
+        assert batch["known"].numpy().all()
+        assert (batch["noise"].numpy() == 0.5).all()
+        cases |= set(batch["case"].numpy())
+    assert cases - {-1} == {0, 1, 2}
+
+
+def test_batches_too_small_to_permute(shards):
+    with pytest.raises(CodedError, match=r"KUG-T02 train.batch_size: found 1, .*targets=uniform"):
+        datasets.load(shards, batch_size=1, options=OPTIONS, translating=True)
+    plan = Plan.load(shards / "plan.json")
+    cases = catalogue.Cases(domains=[0, 1, 2])
+    with pytest.warns(UserWarning, match="batch of 2 never holds all of 3 modalities"):
+        datasets._check_translation(cases, plan, 2, "permute")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        datasets._check_translation(cases, plan, 3, "permute")
+        datasets._check_translation(cases, plan, 1, "uniform")
+
+
+def test_one_modality_cannot_be_translated(shards, tmp_path):
+    folder = shutil.copytree(shards, tmp_path / "shards")
+    manifest = records.Manifest.load(folder)
+    kept = tuple(s for s in manifest.shards if s.modality == "ct")
+    dataclasses.replace(manifest, shards=kept).save(folder)
+    with pytest.raises(CodedError, match=r"KUG-D14 split train: found cases of \['ct'\] only"):
+        datasets.load(folder, options=OPTIONS, translating=True)
+
+
+def test_real_images_are_those_of_the_modality_itself(shards):
+    options = dataclasses.replace(OPTIONS, augment="contrast", unknown_fraction=0.3)
+    found = load(shards, 12, options, translating=True)
+    assert found[0]["real"].shape == (4, 32, 32, 1)
+    known = stacked(found, "known") == 1
+    change = np.abs(stacked(found, "image") - stacked(found, "real")).max(axis=(1, 2, 3))
+    np.testing.assert_allclose(change[known], 0, atol=1e-5)
+    # An MR image looks much the same when normalised by its own percentiles; a contrast does not.
+    assert (change[~known] > 1e-3).mean() > 0.9
+    assert (change[~known] > 0.5).mean() > 0.5
+    options = dataclasses.replace(options, augment="none", unknown_fraction=0.0)
+    for batch in load(shards, 3, options, translating=True):
+        np.testing.assert_array_equal(batch["real"], batch["image"])
+
+
+def test_samples_of_random_contrast_are_of_unknown_modality(shards, plain):
+    options = dataclasses.replace(OPTIONS, augment="contrast", unknown_fraction=0.0)
+    found = load(shards, 12, options)
+    for step, batch in enumerate(found):
+        changed = augmentation.contrasted(sampling.augmentation_seed(0, step), 4, 0.5)
+        np.testing.assert_array_equal(batch["known"], ~changed.numpy())
+    assert 0.25 < stacked(found, "known").mean() < 0.75
+    np.testing.assert_array_equal(stacked(found, "domain"), stacked(plain, "domain"))
+    assert stacked(plain, "known").all()
+    assert np.abs(stacked(found, "image")).max() <= 1 + 1e-6
+
+
+def share_subject(shards, folder):
+    """Copies shards; the first training subject of t1 is now also that of ct."""
+    folder = shutil.copytree(shards, folder)
+    manifest, changed = records.Manifest.load(folder), []
+    subjects = {}
+    for shard in manifest.shards:
+        path = folder / shard.file
+        if shard.split == "train" and shard.modality in ("ct", "t1"):
+            dataset = tf.data.TFRecordDataset(str(path), "GZIP")
+            examples = [tf.train.Example.FromString(r.numpy()) for r in dataset]
+            feature = examples[0].features.feature["subject"].bytes_list
+            feature.value[0] = subjects.setdefault("first", feature.value[0])
+            records.write_shard(path, [e.SerializeToString() for e in examples])
+            digest, size = records.sha256(path), path.stat().st_size
+            shard = dataclasses.replace(shard, sha256=digest, bytes=size)
+        changed.append(shard)
+    dataclasses.replace(manifest, shards=tuple(changed)).save(folder)
+    return folder, subjects["first"].decode()
+
+
+def test_no_subject_is_seen_in_two_modalities_unless_asked(shards, tmp_path):
+    folder, subject = share_subject(shards, tmp_path / "shards")
+    plan = Plan.load(folder / "plan.json")
+    for paired, modalities in ((False, 1), (True, 2)):
+        options = dataclasses.replace(OPTIONS, pair_subjects=paired)
+        manifest = records.Manifest.load(folder)
+        cases = catalogue.collect(manifest, plan, 2**30, 0, paired)["train"]
+        assert cases.subjects.count(subject) == modalities
+        assert len(cases.names) == len(cases.volumes["shape"]) == 4 + modalities
+        seen = collections.defaultdict(set)
+        for batch in load(folder, 12, options):
+            for case, domain in zip(batch["case"], batch["domain"], strict=True):
+                seen[cases.subjects[case]].add(int(domain))
+                assert cases.domains[case] == domain
+        assert len(seen[subject]) == modalities
+        assert all(len(found) == 1 for name, found in seen.items() if name != subject)
+
+
+def test_unpaired_cases_are_balanced_and_follow_the_seed():
+    plan = collections.namedtuple("Modalities", "modalities")(("ct", "t1", "flair"))
+    cases = catalogue.Cases(subjects=list("aabbccddeef"), domains=[0, 1] * 5 + [2])
+    chosen = [catalogue.unpaired(cases, plan, seed) for seed in (0, 0, 1, 2, 3)]
+    assert chosen[0] == chosen[1]
+    assert len({tuple(c) for c in chosen}) > 2
+    for numbers in chosen:
+        assert sorted(cases.subjects[n] for n in numbers) == list("abcdef")
+        counts = np.bincount([cases.domains[n] for n in numbers])
+        assert sorted(counts[:2]) == [2, 3]
+    lonely = catalogue.Cases(subjects=["a", "a"], domains=[0, 1])
+    with pytest.raises(
+        CodedError, match=r"KUG-D14 t1: found 1 training .*train.pair_subjects=true"
+    ):
+        catalogue.unpaired(lonely, plan, 0)
+
+
 def test_augmentation_can_be_left_out(plain, sequence):
     assert not equal(plain, sequence)
     for before, after in zip(plain, sequence, strict=True):
@@ -137,7 +289,7 @@ def test_augmentation_can_be_left_out(plain, sequence):
 
 
 def test_a_share_of_samples_is_normalised_as_of_unknown_modality(shards, plain):
-    options = dataclasses.replace(OPTIONS, augment=False, unknown_fraction=0.3)
+    options = dataclasses.replace(OPTIONS, augment="none", unknown_fraction=0.3)
     some, known = load(shards, 12, options), stacked(plain, "image")
     as_known = (known == stacked(some, "image")).all(axis=(1, 2, 3))
     assert 0.2 < 1 - as_known.mean() < 0.4
@@ -179,7 +331,7 @@ def test_validation_covers_every_voxel_once(shards, patch, cache):
 
 def test_a_patch_larger_than_the_volume_is_padded(shards):
     options = dataclasses.replace(
-        OPTIONS, patch_size=(64, 64), augment=False, unknown_fraction=0.0, foreground_fraction=0.0
+        OPTIONS, patch_size=(64, 64), augment="none", unknown_fraction=0.0, foreground_fraction=0.0
     )
     for batch in load(shards, 3, options):
         outside = batch["label_map"] == 255

@@ -51,6 +51,30 @@ def test_the_share_of_foreground_draws_is_kept(fraction, stream):
     assert parts.max() - parts.min() <= 2
 
 
+def test_targets_and_noise_follow_seed_and_step():
+    domain = tf.constant([0, 1, 2, 0, 1, 2])
+    found = {}
+    for how in ("permute", "uniform"):
+        steps = [
+            sampling.targets(4, s, domain, how, tf.constant([0, 2])).numpy() for s in range(60)
+        ]
+        again = sampling.targets(4, 7, domain, how, tf.constant([0, 2]))
+        np.testing.assert_array_equal(again, steps[7])
+        assert steps[7].dtype == np.int32
+        assert len({s.tobytes() for s in steps}) > 20
+        found[how] = np.array(steps)
+    # A permutation makes as many fakes of each modality as there are real images.
+    assert (np.sort(found["permute"], axis=1) == [0, 0, 1, 1, 2, 2]).all()
+    assert set(np.unique(found["uniform"])) == {0, 2}
+    assert 0.4 < (found["uniform"] == 0).mean() < 0.6
+    assert 0.2 < (found["permute"] == domain.numpy()).mean() < 0.45
+    noise = np.array([sampling.noise(4, s, 6) for s in range(60)])
+    np.testing.assert_array_equal(sampling.noise(4, 7, 6), noise[7])
+    assert 0 <= noise.min() < 0.05
+    assert 0.95 < noise.max() < 1
+    assert len(np.unique(noise)) > 350
+
+
 def starts(shape, patch, foreground, wanted, count=400):
     """First voxels of many draws."""
     shape, patch = tf.constant(shape), tf.constant(patch)

@@ -1,0 +1,160 @@
+"""Which cases lie where in a folder of shards, and their arrays where memory holds them."""
+
+import dataclasses
+import math
+
+import tensorflow as tf
+
+from keras_unigan.data import records, sampling, splits
+from keras_unigan.errors import CodedError
+
+
+@dataclasses.dataclass
+class Cases:
+    """Cases of one split in the order of their numbers; arrays as tensors where they are cached."""
+
+    names: list = dataclasses.field(default_factory=list)
+    files: list = dataclasses.field(default_factory=list)
+    positions: list = dataclasses.field(default_factory=list)
+    subjects: list = dataclasses.field(default_factory=list)
+    domains: list = dataclasses.field(default_factory=list)
+    shapes: list = dataclasses.field(default_factory=list)
+    volumes: dict | None = None
+
+    def add(self, file, position, domain, record):
+        """Adds one case by its arranged record."""
+        self.names.append(record["case"].numpy().decode())
+        self.files.append(file)
+        self.positions.append(int(position))
+        self.subjects.append(record["subject"].numpy().decode())
+        self.domains.append(domain)
+        self.shapes.append(tuple(record["shape"].numpy().tolist()))
+
+    def only(self, numbers):
+        """These cases alone; not for cases with arrays."""
+        lists = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)[:-1]}
+        return Cases(**{name: [values[n] for n in numbers] for name, values in lists.items()})
+
+    def fetch(self, case):
+        """One volume read from its shard."""
+        file = tf.constant(self.files)[case]
+        position = tf.constant(self.positions, tf.int64)[case]
+        dataset = tf.data.TFRecordDataset(file, "GZIP").skip(position).take(1)
+        return arrange(dataset.get_single_element())
+
+
+def arrange(serialized):
+    """One record as what patches are cut from; see `sampling` for the order of axes."""
+    record = records.parse(serialized)
+    image, label_map = record["image"], record["label_map"]
+    foreground = record["foreground"]
+    classes = tf.cast(tf.gather_nd(label_map, foreground), tf.int32)
+    return {
+        "image": tf.transpose(image, [2, 0, 1]),
+        "label_map": tf.transpose(label_map, [2, 0, 1]),
+        "shape": tf.shape(image),
+        "minimum": tf.reduce_min(image),
+        "foreground": tf.concat([foreground, classes[:, None]], axis=1),
+        "statistics": record["statistics"],
+        **{key: record[key] for key in ("labelled", "subject", "case")},
+    }
+
+
+def options():
+    """Fixed threads: the autotuner's own thread can hold up an epoch's end as long as it took."""
+    result = tf.data.Options()
+    result.autotune.enabled = False
+    result.deterministic = True
+    # Of several workers each takes its own batches; files have nothing to do with it.
+    policy = tf.data.experimental.AutoShardPolicy.DATA
+    result.experimental_distribute.auto_shard_policy = policy
+    return result
+
+
+def unpaired(cases, plan, seed):
+    """Numbers of the cases to train with when each subject gives one modality only.
+
+    Subjects are shuffled by the seed; those with fewer modalities choose first, and each takes the
+    one of its own that the fewest subjects have taken so far (`splits.one_modality`).
+
+    Raises:
+        CodedError: KUG-D14 when a modality is left without a subject.
+    """
+    choices: dict[str, set] = {}
+    for subject, domain in zip(cases.subjects, cases.domains, strict=True):
+        choices.setdefault(subject, set()).add(domain)
+    kept = splits.one_modality(choices, range(len(plan.modalities)), f"{seed} unpaired")
+    lost = sorted(set(cases.domains) - set(kept.values()))
+    if lost:
+        raise CodedError(
+            "KUG-D14",
+            plan.modalities[lost[0]],
+            f"{len(choices)} training subjects, all needed for other modalities",
+            "at least one subject a modality",
+            "Unpaired training uses one modality of each subject.",
+            "add subjects, or use all their modalities: --set train.pair_subjects=true",
+        )
+    pairs = zip(cases.subjects, cases.domains, strict=True)
+    return [n for n, (subject, domain) in enumerate(pairs) if kept[subject] == domain]
+
+
+def _read(manifest, plan):
+    """Split, file, domain, position and arranged record of each case to train or validate with."""
+    shards = [
+        (split, file, domain)
+        for split in ("train", "val")
+        for domain, modality in enumerate(plan.modalities)
+        for file in manifest.files(split, modality)
+    ]
+    if not shards:
+        return
+    files = tf.constant([file for _, file, _ in shards])
+    dataset = tf.data.Dataset.range(len(shards)).flat_map(
+        lambda number: (
+            tf.data.TFRecordDataset(files[number], "GZIP")
+            .enumerate()
+            .map(lambda position, serialized: (number, position, arrange(serialized)))
+        )
+    )
+    for number, position, record in dataset.with_options(options()):
+        yield *shards[number], position, record
+
+
+def collect(manifest, plan, budget, seed=0, paired=False):
+    """Reads all cases of the train and val splits; keeps arrays that fit into `budget` bytes.
+
+    Args:
+        manifest: `records.Manifest`.
+        plan: `config.Plan`.
+        budget: Bytes.
+        seed: Decides which modality a training subject with several gives.
+        paired: Whether it gives all of them.
+
+    Returns:
+        Split -> `Cases`.
+
+    Raises:
+        CodedError: KUG-D14 (see `unpaired`).
+    """
+    result, kept = {"train": Cases(), "val": Cases()}, {"train": [], "val": []}
+    used = 0
+    for split, file, domain, position, record in _read(manifest, plan):
+        # A volume without labels teaches a validation nothing.
+        if split == "val" and not record["labelled"]:
+            continue
+        cases = result[split]
+        cases.add(file, position, domain, record)
+        used += 5 * math.prod(cases.shapes[-1])
+        if used <= budget:
+            kept[split].append(record)
+        else:
+            kept[split].clear()
+    for split, cases in result.items():
+        complete = len(kept[split]) == len(cases.files) > 0
+        if split == "train" and not paired:
+            numbers = unpaired(cases, plan, seed)
+            result[split] = cases.only(numbers)
+            kept[split] = [kept[split][n] for n in numbers] if complete else []
+        if complete:
+            result[split].volumes = sampling.pack(kept[split])
+    return result
