@@ -598,6 +598,10 @@ class Plan:
         write_json(path, self)
 
 
+AUGMENT_LEVELS = ("none", "light", "standard", "contrast")
+TARGETS = ("permute", "uniform")
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
     """How a run is trained; each field is `--set train.<field>=value`.
@@ -609,11 +613,22 @@ class TrainOptions:
         learning_rate: None takes the system's own.
         unknown_fraction: Share of samples normalised as if the modality were not known.
         foreground_fraction: Least share of draws that hold foreground.
-        augment: Whether flips and intensity changes are drawn.
+        augment: "none"; "light" (flips, intensity, gamma, noise); "standard" (also affine, elastic,
+            bias field, blur, low resolution); "contrast" (standard, and a random contrast on a
+            share of the samples). See `data.augmentation`.
+        contrast_fraction: Share of samples that "contrast" gives a random contrast; they count as
+            of unknown modality.
+        targets: How a translating game's target modalities are drawn: "permute" (those of the
+            batch in another order) or "uniform" (each modality alike).
+        pair_subjects: Whether a training subject with several modalities gives all of them. If not,
+            it gives one, always the same.
         ema_decay: Decay of the weight average that validates and is exported.
         patience: Validations without a better Dice before the run stops; 0 is never.
         mixed_precision: Keras dtype policy: "float32", "mixed_bfloat16" or "mixed_float16".
         jit_compile: Whether steps are compiled by XLA.
+        accumulate: Micro-batches that a batch is cut into; their gradients are averaged.
+        checkpoint_seconds: Most seconds of an epoch that a kill may lose; None: the whole epoch.
+        checkpoint_steps: Most steps of an epoch that a kill may lose; None: as many as it has.
     """
 
     batch_size: int | None = None
@@ -622,19 +637,37 @@ class TrainOptions:
     learning_rate: float | None = None
     unknown_fraction: float = 0.15
     foreground_fraction: float = 0.34
-    augment: bool = True
+    # Any: files of version 0.1.0 hold true or false, and the check says what that is now.
+    augment: typing.Any = "light"
+    contrast_fraction: float = 0.5
+    targets: str = "permute"
+    pair_subjects: bool = False
     ema_decay: float = 0.999
     patience: int = 0
     mixed_precision: str = "float32"
     jit_compile: bool = False
+    accumulate: int = 1
+    checkpoint_seconds: float | None = 60.0
+    checkpoint_steps: int | None = None
 
     def __post_init__(self):
+        for name, known in (("augment", AUGMENT_LEVELS), ("targets", TARGETS)):
+            value, fix = getattr(self, name), ""
+            if isinstance(value, bool) and name == "augment":
+                fix = f'write "{"light" if value else "none"}" for {str(value).lower()}'
+            if value not in known:
+                found, expected = f"{value!r}{did_you_mean(value, known)}", f"one of {list(known)}"
+                raise CodedError("KUG-T02", f"train.{name}", found, expected, fix=fix)
         checks = {
+            "accumulate": self.accumulate > 0,
+            "checkpoint_seconds": self.checkpoint_seconds is None or self.checkpoint_seconds >= 0,
+            "checkpoint_steps": self.checkpoint_steps is None or self.checkpoint_steps > 0,
             "batch_size": self.batch_size is None or self.batch_size > 0,
             "steps_per_epoch": self.steps_per_epoch > 0,
             "learning_rate": self.learning_rate is None or self.learning_rate > 0,
             "unknown_fraction": 0 <= self.unknown_fraction <= 1,
             "foreground_fraction": 0 <= self.foreground_fraction <= 1,
+            "contrast_fraction": 0 <= self.contrast_fraction <= 1,
             "ema_decay": 0 <= self.ema_decay < 1,
             "patience": self.patience >= 0,
             "mixed_precision": self.mixed_precision
@@ -661,6 +694,10 @@ class Experiment:
         minutes: Stop after this many minutes of training.
         epochs: Stop after this many epochs.
         steps: Stop after this many steps.
+        horizon: Steps for which learning rates and ramps are made. None is the budget; a resumed
+            run keeps that of its first session, so that more budget does not bend them.
+        deterministic: Whether every operation gives the same bits in every run, at some cost.
+        init_from: Run folder whose networks the run starts from, or None.
         train: Options of the run.
         network: Constructor arguments that override the system's for its segmentor.
         game: Constructor arguments that override the system's for its game.
@@ -675,6 +712,9 @@ class Experiment:
     minutes: float | None = None
     epochs: int | None = None
     steps: int | None = None
+    horizon: int | None = None
+    deterministic: bool = False
+    init_from: str | None = None
     train: TrainOptions = dataclasses.field(default_factory=TrainOptions)
     network: dict[str, typing.Any] = dataclasses.field(default_factory=dict)
     game: dict[str, typing.Any] = dataclasses.field(default_factory=dict)
@@ -690,8 +730,9 @@ class Experiment:
                 raise CodedError("KUG-T02", name, f"{getattr(self, name)}", "more than 0")
         if self.spatial_dims not in (2, 3):
             raise CodedError("KUG-T02", "spatial_dims", f"{self.spatial_dims}", "2 or 3")
-        if self.replicas < 1:
-            raise CodedError("KUG-T02", "replicas", f"{self.replicas}", "at least 1")
+        for name in ("replicas", "horizon"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise CodedError("KUG-T02", name, f"{getattr(self, name)}", "at least 1")
 
     @classmethod
     def load(cls, path):

@@ -135,10 +135,11 @@ def test_patience_ends_a_run(tmp_path):
 def test_a_checkpoint_holds_weights_optimizer_and_counts(tmp_path):
     state = callbacks.State()
     model = fit([callbacks.Budget(state=state), callbacks.Checkpoint(tmp_path, state)], epochs=2)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["epoch_000002.weights.h5", "state.json"]
+    names = ["state.json", "step_00000008.npz", "step_00000008.weights.h5"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
     found = callbacks.Checkpoint.read(tmp_path)
     assert found == state
-    assert (found.epochs, found.steps, found.weights) == (2, 8, "epoch_000002.weights.h5")
+    assert (found.epochs, found.steps, found.weights) == (2, 8, names[2])
     other = Toy()
     other.compile("sgd", "mse")
     other.optimizer.build(other.trainable_variables)
@@ -157,13 +158,110 @@ def test_a_run_killed_while_saving_finds_the_pair_before(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         write(path, data)
 
-    write = callbacks.write_json
-    monkeypatch.setattr(callbacks, "write_json", killed)
+    write = callbacks.checkpoints.write_json
+    monkeypatch.setattr(callbacks.checkpoints, "write_json", killed)
     with pytest.raises(KeyboardInterrupt):
         fit(found, epochs=3)
     found = callbacks.Checkpoint.read(tmp_path)
     assert found.epochs == 1
     assert (tmp_path / found.weights).is_file()
+
+
+class Noisy(keras.Model):
+    """A toy whose steps depend on random numbers and on those before."""
+
+    def __init__(self):
+        keras.utils.set_random_seed(1)
+        super().__init__()
+        self.built = True
+        self.network = keras.Sequential(
+            [keras.Input((4,)), keras.layers.Dropout(0.5), keras.layers.Dense(1)]
+        )
+        self.compile(keras.optimizers.Adam(0.1), "mse")
+        self.optimizer.build(self.trainable_variables)
+
+    def call(self, x, training=False):
+        return self.network(x, training=training)
+
+
+class Killed(keras.callbacks.Callback):
+    """Ends the process, as it were, after a step."""
+
+    def __init__(self, state, step):
+        super().__init__()
+        self.state, self.step = state, step
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.state.steps == self.step:
+            raise KeyboardInterrupt
+
+
+def noisy_run(folder, killed_at=None, every=1, steps=7, resume=False):
+    """Seven steps in epochs of three; returns the model and the rows of the history."""
+    state = callbacks.Checkpoint.read(folder / "checkpoints") if resume else callbacks.State()
+    model = Noisy()
+    checkpoint = callbacks.Checkpoint(folder / "checkpoints", state, steps=every)
+    if resume:
+        checkpoint.restore(model)
+    history = callbacks.History(folder / "history.csv", state)
+    found = [callbacks.Budget(steps, state=state), callbacks.StopOnNonFinite(state), history]
+    found += [checkpoint, *([Killed(state, killed_at)] if killed_at else [])]
+    inputs = np.random.default_rng(0).normal(size=(100, 2, 4))
+    data = tf.data.Dataset.from_tensor_slices((inputs, inputs[..., :1])).skip(state.steps)
+    model.fit(
+        data,
+        epochs=3,
+        initial_epoch=state.epochs,
+        steps_per_epoch=3,
+        callbacks=found,
+        shuffle=False,
+        verbose=0,
+    )
+    return model, [{k: v for k, v in row.items() if k != "seconds"} for row in history.rows]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken")
+    model, rows = noisy_run(folder)
+    assert [(row["epoch"], row["step"]) for row in rows] == [(1, 3), (2, 6), (3, 7)]
+    return model, read(folder / "history.csv")
+
+
+@pytest.mark.parametrize(("step", "every"), [(1, 1), (5, 1), (5, 2), (6, None), (7, 1)])
+def test_a_run_killed_at_any_step_ends_as_if_nothing_had_been(tmp_path, unbroken, step, every):
+    with pytest.raises(KeyboardInterrupt):
+        noisy_run(tmp_path, step, every)
+    kept = callbacks.Checkpoint.read(tmp_path / "checkpoints")
+    assert kept.steps == {(6, None): 3, (5, 2): 5, (7, 1): 6}.get((step, every), step)
+    assert kept.epoch_steps == kept.steps % 3
+    model, _ = noisy_run(tmp_path, resume=True)
+    rows = read(tmp_path / "history.csv")
+    for row, expected in zip(rows, unbroken[1], strict=True):
+        assert {**row, "seconds": ""} == {**expected, "seconds": ""}
+    for variable, expected in zip(
+        [*model.variables, *model.optimizer.variables],
+        [*unbroken[0].variables, *unbroken[0].optimizer.variables],
+        strict=True,
+    ):
+        one, other = map(keras.ops.convert_to_numpy, (variable, expected))
+        np.testing.assert_array_equal(one, other, err_msg=variable.path)
+
+
+def test_seconds_bring_a_checkpoint_within_an_epoch(tmp_path):
+    state = callbacks.State()
+    found = [callbacks.Budget(state=state), callbacks.Checkpoint(tmp_path, state, seconds=0.0)]
+    with pytest.raises(KeyboardInterrupt):
+        fit([*found, Killed(state, 2)])
+    assert callbacks.Checkpoint.read(tmp_path).epoch_steps == 2
+
+
+def test_a_checkpoint_of_another_model_is_named(tmp_path):
+    state = callbacks.State()
+    checkpoint = callbacks.Checkpoint(tmp_path, state)
+    fit([callbacks.Budget(state=state), checkpoint], epochs=1)
+    with pytest.raises(CodedError, match=r"KUG-T04 .*step_00000004\.weights\.h5: found weights"):
+        checkpoint.restore(Noisy())
 
 
 def test_no_checkpoint_to_read(tmp_path):
@@ -258,7 +356,7 @@ def test_a_terminal_shows_a_bar_and_gets_its_cursor_back():
 
 
 def test_state_survives_json(tmp_path):
-    state = callbacks.State(3, 12, 4.5, 0.5, 2, 1, "epoch_000003.weights.h5")
+    state = callbacks.State(3, 13, 1, 4.5, 0.5, 2, 1, "step_00000013.weights.h5", True)
     checkpoint = callbacks.Checkpoint(tmp_path, state)
     checkpoint.save_state()
     assert callbacks.Checkpoint.read(tmp_path) == state

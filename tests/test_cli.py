@@ -69,6 +69,41 @@ def test_usage_errors(tmp_path, capsys):
     assert "auto, cpu or gpu" in capsys.readouterr().err
 
 
+def test_train_takes_its_settings(tmp_path, monkeypatch):
+    from keras_unigan import training
+
+    seen = []
+
+    def run(experiment, **how):
+        seen.append((experiment, how))
+        experiment.save(tmp_path / "r" / "config.json")
+        return {"best_dice": 0.5}
+
+    monkeypatch.setattr(training, "run", run)
+    start = ["train", tmp_path, "-o", tmp_path / "r"]
+    flags = ["--augment", "contrast", "--accumulate", 2, "--deterministic", "--horizon", 500]
+    flags += ["--init-from", "runs/a", "--steps", 9, "--set", "train.checkpoint_steps=5"]
+    assert unigan(*start, *flags) == 0
+    found = seen[0][0]
+    assert (found.train.augment, found.train.accumulate, found.train.checkpoint_steps) == (
+        "contrast",
+        2,
+        5,
+    )
+    assert (found.deterministic, found.horizon, found.init_from, found.steps) == (
+        True,
+        500,
+        "runs/a",
+        9,
+    )
+    # A resumed run remembers them all.
+    assert unigan(*start, "--resume") == 0
+    assert seen[1] == (found, {"resume": True, "overwrite": False, "quiet": False})
+    assert unigan(*start, "--horizon", 0) == 2
+    assert unigan(*start, "--accumulate", 0) == 2
+    assert unigan(*start, "--augment", "some") == 2
+
+
 def test_bad_study_names_the_key(tmp_path, capsys):
     study = tmp_path / "study.json"
     study.write_text(json.dumps({"modalities": ["ct"], "labels": {"organ": 1}, "case": []}))

@@ -1,6 +1,8 @@
 import dataclasses
 import json
+import shutil
 
+import checks
 import keras
 import numpy as np
 import phantom_shards
@@ -64,34 +66,40 @@ def history(folder):
 # build_model
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
-@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize(
+    ("name", "dims"), [(n, d) for n, s in SYSTEMS.items() for d in s["spatial_dims"]]
+)
 def test_every_system_is_built_from_the_plan(plan, name, dims):
     if dims == 3:
         # SegAN halves every axis four times, the planned depth is less.
         plan = datasets.configure(plan, 3, TrainOptions(patch_size=(32, 32, 16)))
         thin = dataclasses.replace(plan.configuration(3), strides=((2, 2, 2), (2, 2, 1)))
         plan = dataclasses.replace(plan, configurations={"3d": thin})
-    model = training.build_model(name, plan, dims, train=TrainOptions(ema_decay=0.5))
-    patch = plan.configuration(dims).patch_size
-    assert model.network.output_shape == (None, *[None] * dims, 3)
-    own = SYSTEMS[name]["networks"]["segmentor"][1].get("filters")
-    width = own or plan.configuration(dims).filters
-    assert model.segmentor.filters == width
-    assert model.ema_decay == 0.5
+    elif name == "segan_isic":
+        plan = datasets.configure(plan, 2, TrainOptions(patch_size=(128, 128)))
+    options = {"ema_decay": 0.5, "learning_rate": 0.25}
+    model = training.build_model(name, plan, dims, filters=4, total_steps=77, **options)
+    main = getattr(model, model.roles[0])
+    assert (main.filters, model.network.spatial_dims) == (4, dims)
+    assert (model.ema_decay, model.total_steps) == (0.5, 77)
     assert model.compiled
-    assert model.predict(np.zeros((1, *patch, 1), np.float32), verbose=0).shape == (1, *patch, 3)
-    if name == "joint":
-        assert model.segmentor.strides == plan.configuration(dims).strides
-    else:
-        assert model.critic.filters == (width, 2 * width, 4 * width)
-    if name == "segan_paper":
-        assert (model.critic.constraint, model.mask_mode, model.lambda_dice) == (
-            "clip",
-            "multiply",
-            0.0,
-        )
-        assert model.critic.input_shape[-1] == 1
+    assert [int(model.role_optimizer(role).iterations) for role in model.roles] == [0] * len(
+        model.roles
+    )
+    if hasattr(main, "strides"):
+        assert [tuple(s) for s in main.strides] == list(plan.configuration(dims).strides)
+
+
+def test_the_plan_and_the_system_decide_the_width(plan):
+    assert training.build_model("joint", plan).segmentor.filters == plan.configuration(2).filters
+    model = training.build_model("segan_paper", plan)
+    assert model.segmentor.filters == 64
+    assert model.critic.filters == (64, 128, 256)
+    options = (model.critic.constraint, model.mask_mode, model.lambda_dice)
+    assert options == ("clip", "multiply", 0.0)
+    assert model.critic.input_shape[-1] == 1
+    assert model.network.output_shape == (None, None, None, 3)
+    assert model.predict(np.zeros((1, 32, 32, 1), np.float32), verbose=0).shape == (1, 32, 32, 3)
 
 
 def test_regions_give_one_output_each(plan):
@@ -187,11 +195,11 @@ def test_a_run_folder_is_complete(whole, shards, plan):
     names = {p.name for p in folder.iterdir()}
     assert names == {
         *("config.json", "plan.json", "network.keras", "run.json", "history.csv", "progress.png"),
-        *("checkpoints", "tb"),
+        *("health.json", "audit.csv", "audit.json", "checkpoints", "tb"),
     }
     assert (summary["epochs"], summary["steps"], summary["skipped_steps"]) == (2, 6, 0)
     assert 0 <= summary["best_dice"] <= 1
-    assert Experiment.load(folder / "config.json") == experiment(shards, folder)
+    assert Experiment.load(folder / "config.json") == experiment(shards, folder, horizon=6)
     assert Plan.load(folder / "plan.json").configuration(2).batch_size == 4
     rows = history(folder)
     assert [row[:2] for row in rows[1:]] == [["1", "3"], ["2", "6"]]
@@ -233,6 +241,37 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(whole, shards, tmp_pa
         np.testing.assert_array_equal(one, other)
     statuses = [entry["status"] for entry in json.loads((folder / "run.json").read_text())]
     assert statuses == ["interrupted", "finished"]
+
+
+def test_more_budget_does_not_bend_the_schedules(whole, shards, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole[0], folder)
+    longer = experiment(shards, folder, epochs=None, steps=7)
+    assert training.run(longer, resume=True, quiet=True)["steps"] == 7
+    assert Experiment.load(folder / "config.json").horizon == 6
+    with pytest.raises(CodedError, match=r"KUG-T04 .*found horizon 9, expected the run's own 6"):
+        training.run(dataclasses.replace(longer, steps=8, horizon=9), resume=True)
+
+
+def test_micro_batches_have_one_size(shards, tmp_path):
+    odd = dataclasses.replace(FAST, accumulate=3)
+    message = r"KUG-T02 train\.batch_size: found 4 over 1 replicas, each in 3 micro-batches, expec"
+    with pytest.raises(CodedError, match=message):
+        training.run(experiment(shards, tmp_path / "run", train=odd))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_compiled_step_computes_the_same(plan):
+    losses = []
+    for jit_compile in (False, True):
+        options = TrainOptions(jit_compile=jit_compile)
+        strides = {"strides": [[2, 2]]}
+        model = training.build_model("joint", plan, seed=1, network=strides, train=options)
+        batch = checks.batch(plan, 2)
+        data = checks.dataset([batch])
+        history = model.fit(data, steps_per_epoch=2, shuffle=False, verbose=0).history
+        losses.append(history["loss"])
+    np.testing.assert_allclose(*losses, rtol=1e-3)
 
 
 def test_two_replicas_train_as_one_does(whole, shards, tmp_path):

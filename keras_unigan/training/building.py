@@ -108,7 +108,16 @@ def build_model(
     return model
 
 
-def _system(name, spatial_dims):
+def translates(name):
+    """Whether the game of a system makes images of other modalities.
+
+    Raises:
+        CodedError: KUG-T01 for an unknown name.
+    """
+    return MODELS[_system(name)["game"][0]].translates
+
+
+def _system(name, spatial_dims=None):
     if name not in SYSTEMS:
         raise CodedError(
             "KUG-T01",
@@ -117,7 +126,7 @@ def _system(name, spatial_dims):
             f"one of {sorted(SYSTEMS)}",
             fix="unigan models",
         )
-    if spatial_dims not in SYSTEMS[name]["spatial_dims"]:
+    if spatial_dims not in (None, *SYSTEMS[name]["spatial_dims"]):
         raise CodedError(
             "KUG-T02", "spatial_dims", f"{spatial_dims}", f"{SYSTEMS[name]['spatial_dims']}"
         )

@@ -1,8 +1,6 @@
 """From an experiment to a run folder: strategy, streams, game, fit, checkpoints."""
 
-import contextlib
 import dataclasses
-import functools
 import importlib.metadata
 import os
 import platform
@@ -10,13 +8,17 @@ import shutil
 import time
 from pathlib import Path
 
+import keras
 import tensorflow as tf
 
 from keras_unigan import callbacks
 from keras_unigan.config import Experiment, Plan, read_json, write_json
-from keras_unigan.data import datasets
+from keras_unigan.data import audit, datasets
 from keras_unigan.errors import CodedError
-from keras_unigan.training.building import build_model
+from keras_unigan.training import transfer
+from keras_unigan.training.building import build_model, translates
+from keras_unigan.training.devices import Workers, strategy_for
+from keras_unigan.training.session import Session
 
 DEFAULT_STEPS = 1000
 """Steps of a run without a budget: some minutes on two cores at the planner's sizes."""
@@ -24,7 +26,15 @@ DEFAULT_STEPS = 1000
 # What a run makes, and `overwrite` removes; nothing else in the folder is touched.
 RUN_FILES = (
     *("config.json", "plan.json", "network.keras", "run.json", "history.csv", "progress.png"),
-    *("checkpoints", "tb"),
+    *(
+        "audit.csv",
+        "audit.json",
+        "translator.keras",
+        "translations.png",
+        "health.json",
+        "checkpoints",
+        "tb",
+    ),
 )
 # What was made of the network since, and is false of another one.
 SCORES: tuple[str, ...] = (
@@ -32,46 +42,12 @@ SCORES: tuple[str, ...] = (
     "metrics.csv",
     "metrics_unknown.json",
     "metrics_unknown.csv",
+    "translation.json",
+    "translation.csv",
 )
 SCORES += ("samples", "report.html")
 # A resumed run may have another budget, and may have been moved with its shards.
 _FREE = ("shards", "output", "replicas", "minutes", "epochs", "steps")
-
-
-@functools.cache
-def strategy_for(replicas):
-    """Distribution over GPUs where there are any, else over logical CPU devices.
-
-    One for each number in a process: a second MirroredStrategy would use the first one's collective
-    keys again, and TensorFlow then aborts.
-
-    Args:
-        replicas: Their number. One is the default strategy: the same code without the copies.
-
-    Raises:
-        CodedError: KUG-T02 when there are fewer devices.
-    """
-    if replicas == 1:
-        return tf.distribute.get_strategy()
-    kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
-    if kind == "CPU":
-        cpu = tf.config.list_physical_devices("CPU")[0]
-        configured = tf.config.get_logical_device_configuration(cpu) or [None]
-        # Once TensorFlow has run something, its devices are fixed.
-        with contextlib.suppress(RuntimeError):
-            if len(configured) < replicas:
-                devices = [tf.config.LogicalDeviceConfiguration()] * replicas
-                tf.config.set_logical_device_configuration(cpu, devices)
-    devices = tf.config.list_logical_devices(kind)
-    if len(devices) < replicas:
-        raise CodedError(
-            "KUG-T02",
-            "replicas",
-            f"{replicas} replicas and {len(devices)} {kind} devices",
-            "one device each",
-            fix=f"--replicas {len(devices)}",
-        )
-    return tf.distribute.MirroredStrategy([d.name for d in devices[:replicas]])
 
 
 def budget_of(experiment):
@@ -83,9 +59,19 @@ def budget_of(experiment):
     return experiment.steps or DEFAULT_STEPS
 
 
-def _parts(experiment, start_step=0):
-    """Strategy, streams, plan and game of an experiment."""
+def _with_horizon(experiment):
+    """The experiment with the steps for which its schedules are made."""
+    horizon = experiment.horizon or budget_of(experiment) or DEFAULT_STEPS
+    return dataclasses.replace(experiment, horizon=horizon)
+
+
+def _parts(experiment, start_step=0, seen=None):
+    """Streams, plan and game of an experiment."""
     options, dims = experiment.train, experiment.spatial_dims
+    if experiment.deterministic:
+        # TensorFlow then refuses random operations without a seed, also before the game is built.
+        keras.utils.set_random_seed(experiment.seed)
+        tf.config.experimental.enable_op_determinism()
     strategy = strategy_for(experiment.replicas)
     train, val, plan = datasets.load(
         experiment.shards,
@@ -94,14 +80,17 @@ def _parts(experiment, start_step=0):
         options=options,
         start_step=start_step,
         endless=True,
+        translating=translates(experiment.model),
+        seen=seen,
     )
-    batch_size = plan.configuration(dims).batch_size
-    if batch_size % experiment.replicas:
+    batch_size, replicas = plan.configuration(dims).batch_size, strategy.num_replicas_in_sync
+    if batch_size % (replicas * options.accumulate):
         raise CodedError(
             "KUG-T02",
             "train.batch_size",
-            f"{batch_size} over {experiment.replicas} replicas",
-            "a multiple of the replicas",
+            f"{batch_size} over {replicas} replicas, each in {options.accumulate} micro-batches",
+            f"a multiple of {replicas * options.accumulate}",
+            "Every part of a batch has the same size.",
         )
     with strategy.scope():
         model = build_model(
@@ -112,6 +101,7 @@ def _parts(experiment, start_step=0):
             experiment.network,
             experiment.game,
             options,
+            total_steps=experiment.horizon,
         )
     return train, val, plan, model
 
@@ -122,10 +112,11 @@ def describe(experiment):
     Raises:
         CodedError: As `run`, but for the run folder.
     """
+    experiment = _with_horizon(experiment)
     _, val, plan, model = _parts(experiment)
     chosen = plan.configuration(experiment.spatial_dims)
     networks = {role: getattr(model, role).count_params() for role in model.roles}
-    return {
+    result = {
         "model": experiment.model,
         "modalities": list(plan.modalities),
         "outputs": list(plan.labels.names),
@@ -134,17 +125,23 @@ def describe(experiment):
         "parameters": networks,
         "steps": budget_of(experiment),
         "minutes": experiment.minutes,
+        "horizon": experiment.horizon,
         "validation_batches": 0 if val is None else int(val.cardinality()),
         "output": experiment.output,
     }
+    if experiment.init_from:
+        result["init_from"] = transfer.initialize(model, plan, experiment.init_from)
+    return result
 
 
 def run(experiment, resume=False, overwrite=False, quiet=False, console=None):
     """Trains a system and fills its run folder (see `RUN_FILES`).
 
     `network.keras` is the averaged segmentor at its best validation Dice, or the last one when
-    there is no validation case. A run that was interrupted or killed goes on, with `resume`, from
-    its last whole epoch.
+    there is no validation case. A run that was interrupted or killed at any moment goes on, with
+    `resume`, from its last checkpoint, and ends as if nothing had been: `deterministic` makes that
+    true to the bit. With a cluster in `TF_CONFIG` the processes train together, each on its share
+    of every batch, and the first of them writes the folder.
 
     Args:
         experiment: `config.Experiment`; without a budget it runs `DEFAULT_STEPS`.
@@ -159,31 +156,51 @@ def run(experiment, resume=False, overwrite=False, quiet=False, console=None):
 
     Raises:
         CodedError: KUG-E02 when the folder is not empty; KUG-T04 when there is nothing to resume or
-            it had other settings; KUG-T02 when its budget is used up, or for settings that do not
-            fit; KUG-T05 when no step of an epoch was finite; as `datasets.load`.
+            it had other settings, or `init_from` is of another architecture; KUG-T02 when its
+            budget is used up, or for settings that do not fit; KUG-T05 when no step of an epoch was
+            finite; as `datasets.load`.
         KeyboardInterrupt: As it came; the last checkpoint is whole.
     """
-    started, folder = time.monotonic(), Path(experiment.output)
-    state = _resumed(folder, experiment) if resume else callbacks.State()
-    if not resume and not overwrite and folder.exists() and any(folder.iterdir()):
+    started, folder, workers = time.monotonic(), Path(experiment.output), Workers.read()
+    if workers.count > 1 and experiment.minutes is not None:
         raise CodedError(
-            "KUG-E02",
-            folder,
-            "files in it",
-            "a new or empty folder",
-            "Nothing is overwritten silently.",
-            "choose another --output, or give --resume or --overwrite",
+            "KUG-T02",
+            "minutes",
+            f"{experiment.minutes} minutes for {workers.count} workers",
+            "steps or epochs",
+            "Each worker has its own clock, and all must stop at the same step.",
         )
-    train, val, plan, model = _parts(experiment, state.steps)
     if resume:
-        _restore(model, plan, folder, state)
+        experiment, state = _resumed(folder, experiment)
     else:
-        _clear(folder, RUN_FILES)
-    _clear(folder, SCORES)
-    folder.mkdir(parents=True, exist_ok=True)
-    experiment.save(folder / "config.json")
-    plan.save(folder / "plan.json")
-    session = _Session(experiment, folder, state, quiet, console)
+        experiment, state = _with_horizon(experiment), callbacks.State()
+        if workers.chief and not overwrite and folder.exists() and any(folder.iterdir()):
+            raise CodedError(
+                "KUG-E02",
+                folder,
+                "files in it",
+                "a new or empty folder",
+                "Nothing is overwritten silently.",
+                "choose another --output, or give --resume or --overwrite",
+            )
+    seen = audit.Seen()
+    train, val, plan, model = _parts(experiment, state.steps, seen)
+    report = None
+    if resume:
+        _check_plan(plan, folder)
+    elif experiment.init_from:
+        report = transfer.initialize(model, plan, experiment.init_from)
+    total = budget_of(experiment)
+    session = Session(experiment, total, folder, state, seen, workers, quiet, console)
+    if resume:
+        session.checkpoint.restore(model, folder / "checkpoints")
+    if workers.chief:
+        _clear(folder, SCORES if resume else (*RUN_FILES, *SCORES))
+        folder.mkdir(parents=True, exist_ok=True)
+        experiment.save(folder / "config.json")
+        plan.save(folder / "plan.json")
+    if report and session.progress:
+        session.progress.console.print(transfer.text(report))
     status = "failed"
     try:
         session.fit(model, train, val)
@@ -193,8 +210,9 @@ def run(experiment, resume=False, overwrite=False, quiet=False, console=None):
         raise
     finally:
         session.close()
-        seconds = round(time.monotonic() - started, 1)
-        _record(folder, experiment, state, status, seconds)
+        if workers.chief:
+            seconds = round(time.monotonic() - started, 1)
+            _record(folder, experiment, state, status, seconds, report)
     return {
         "output": str(folder),
         "model": experiment.model,
@@ -208,70 +226,22 @@ def run(experiment, resume=False, overwrite=False, quiet=False, console=None):
     }
 
 
-class _Session:
-    """The callbacks of one call of `run`."""
-
-    def __init__(self, experiment, folder, state, quiet, console):
-        self.experiment, self.state = experiment, state
-        self.total = budget_of(experiment)
-        self.budget = callbacks.Budget(self.total, experiment.minutes, state)
-        self.history = callbacks.History(folder / "history.csv", state)
-        self.best = callbacks.BestNetwork(
-            folder / "network.keras", experiment.train.patience, state
-        )
-        self.checkpoint = callbacks.Checkpoint(folder / "checkpoints", state)
-        self.curves = callbacks.Curves(folder / "progress.png", self.history)
-        board = callbacks.EventLog(folder / "tb", state)
-        self.callbacks = [self.budget, callbacks.StopOnNonFinite(), self.history, self.best]
-        self.callbacks += [board, self.checkpoint, self.curves]
-        self.progress = None if quiet else callbacks.Progress(self.budget, self.total, console)
-
-    def fit(self, model, train, val):
-        """Trains until the budget ends; the last epoch is always validated."""
-        steps, epochs = self.experiment.train.steps_per_epoch, self.state.epochs
-        # Minutes, and not this number, end a run that has them.
-        epochs += 10**6 if self.total is None else -(-(self.total - self.state.steps) // steps)
-        # Tiles only go forward, at about a third of a step: at most a quarter of the time.
-        every = 1 if val is None else -(-int(val.cardinality()) // steps)
-        model.fit(
-            train,
-            epochs=epochs,
-            initial_epoch=self.state.epochs,
-            steps_per_epoch=steps,
-            validation_data=val,
-            validation_freq=every,
-            callbacks=[*self.callbacks, *([self.progress] if self.progress else [])],
-            shuffle=False,
-            verbose=0,
-        )
-        row = self.history.rows[-1]
-        if val is not None and "val_loss" not in row:
-            logs = model.evaluate(val, verbose=0, return_dict=True)
-            scores = {f"val_{name}": value for name, value in logs.items()}
-            row.update(scores)
-            self.best.on_epoch_end(self.state.epochs - 1, scores)
-            self.history.write()
-            self.checkpoint.save_state()
-            if self.progress:
-                self.progress.console.print(f"last epoch  {callbacks.summary_line(scores)}")
-        self.curves.draw()
-
-    def close(self):
-        """Leaves the terminal as it was."""
-        if self.progress:
-            self.progress.close()
-
-
 def _resumed(folder, experiment):
-    """State of the run that an experiment goes on with; refuses other settings."""
+    """Experiment and state of the run that an experiment goes on with; refuses other settings."""
     if not (folder / "config.json").is_file():
         raise CodedError(
             "KUG-T04", folder, "no run", "a run folder to resume", fix="train without --resume"
         )
     state = callbacks.Checkpoint.read(folder / "checkpoints")
     before = Experiment.load(folder / "config.json")
+    if experiment.horizon is None:
+        experiment = dataclasses.replace(experiment, horizon=before.horizon)
     for field in dataclasses.fields(Experiment):
         old, new = getattr(before, field.name), getattr(experiment, field.name)
+        if field.name == "train":
+            # How often a run is saved is no part of what it computes.
+            same = {n: getattr(new, n) for n in ("checkpoint_seconds", "checkpoint_steps")}
+            old = dataclasses.replace(old, **same)
         if field.name not in _FREE and old != new:
             raise CodedError(
                 "KUG-T04",
@@ -282,7 +252,8 @@ def _resumed(folder, experiment):
                 "give the same settings as before, or another --output",
             )
     steps, minutes = budget_of(experiment), experiment.minutes
-    if (steps is not None and state.steps >= steps) or (minutes and state.seconds >= 60 * minutes):
+    spent = state.seconds >= 60 * minutes if minutes else state.steps >= steps
+    if spent and state.finished:
         raise CodedError(
             "KUG-T02",
             folder,
@@ -290,11 +261,11 @@ def _resumed(folder, experiment):
             "budget that is left",
             fix="give more --steps, --epochs or --minutes",
         )
-    return state
+    return experiment, state
 
 
-def _restore(model, plan, folder, state):
-    """Puts weights, optimizers and averages of a checkpoint into the game."""
+def _check_plan(plan, folder):
+    """Refuses shards of another plan than that of the run."""
     before = Plan.load(folder / "plan.json")
     if before.to_dict() != plan.to_dict():
         keys = [k for k, v in plan.to_dict().items() if before.to_dict()[k] != v]
@@ -305,13 +276,6 @@ def _restore(model, plan, folder, state):
             "the plan of the run",
             fix="give the shards that the run was trained on",
         )
-    path = folder / "checkpoints" / str(state.weights)
-    try:
-        model.load_weights(path)
-    except (ValueError, KeyError, OSError) as error:
-        raise CodedError(
-            "KUG-T04", path, f"weights that do not load ({error})", "weights of this architecture"
-        ) from error
 
 
 def _clear(folder, names):
@@ -324,7 +288,7 @@ def _clear(folder, names):
             path.unlink(missing_ok=True)
 
 
-def _record(folder, experiment, state, status, seconds):
+def _record(folder, experiment, state, status, seconds, report):
     """Adds this session to `run.json`."""
     path = folder / "run.json"
     entries = read_json(path) if path.is_file() else []
@@ -340,4 +304,5 @@ def _record(folder, experiment, state, status, seconds):
         "outputs": {"run": str(folder), "epochs": state.epochs, "steps": state.steps},
         "seconds": seconds,
     }
+    entry |= {"init_from": report} if report else {}
     write_json(path, [*entries, entry])

@@ -1,0 +1,89 @@
+"""`unigan train`: from shards to a run folder."""
+
+import dataclasses
+import math
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from keras_unigan.cli.common import Device, DryRun, Json, Overwrite, Printer, Quiet, Set, use_device
+from keras_unigan.config import Experiment, TrainOptions
+
+
+def train(
+    shards: Annotated[str, typer.Argument(help="Folder that `unigan prepare` wrote.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="Run folder.")],
+    model: Annotated[
+        str | None, typer.Option(help="A name of `unigan models`; left out: segan.")
+    ] = None,
+    spatial_dims: Annotated[int | None, typer.Option(help="2 or 3; left out: 2.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Budget in minutes.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Budget in epochs.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Budget in steps.")] = None,
+    replicas: Annotated[
+        int | None, typer.Option(help="Replicas under MirroredStrategy; left out: 1.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything; left out: 0.")] = None,
+    augment: Annotated[
+        str | None, typer.Option(help="none, light, standard or contrast; left out: light.")
+    ] = None,
+    accumulate: Annotated[
+        int | None, typer.Option(help="Micro-batches that a batch is cut into; left out: 1.")
+    ] = None,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="The same bits in every run; slower.")
+    ] = False,
+    init_from: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Start from the networks of another run.")
+    ] = None,
+    horizon: Annotated[
+        int | None,
+        typer.Option(help="Steps that rates and ramps are made for; left out: the budget."),
+    ] = None,
+    settings: Set = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint.")
+    ] = False,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    device: Device = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
+):
+    """Trains a system on shards; the best weights by validation Dice become network.keras."""
+    printer = Printer(json, quiet)
+    budget = {"minutes": minutes, "epochs": epochs, "steps": steps}
+    given: dict = {"model": model, "spatial_dims": spatial_dims, "seed": seed, "replicas": replicas}
+    given |= {"deterministic": deterministic or None, "init_from": init_from, "horizon": horizon}
+    given = {key: value for key, value in given.items() if value is not None}
+    options = {"augment": augment, "accumulate": accumulate}
+    options = {key: value for key, value in options.items() if value is not None}
+    if any(value is not None for value in budget.values()):
+        given |= budget
+    config = Path(output) / "config.json"
+    # A resumed run keeps what it was started with, but for what is said now.
+    known = dataclasses.asdict(Experiment.load(config)) if resume and config.is_file() else {}
+    known |= {"shards": shards, "output": output, **given}
+    known["train"] = TrainOptions(**{**known.get("train", {}), **options})
+    experiment = Experiment(**known).override(settings or [])
+    use_device(device)
+    from keras_unigan import training
+
+    if dry_run:
+        data = training.describe(experiment)
+        printer.say(*[f"{k}: {v}" for k, v in data.items()])
+        printer.result(data)
+        return
+    try:
+        summary = training.run(experiment, resume=resume, overwrite=overwrite, quiet=printer.silent)
+    except KeyboardInterrupt:
+        print(
+            f"Interrupted. Go on with: unigan train {shards} -o {output} --resume", file=sys.stderr
+        )
+        raise typer.Exit(5) from None
+    best = summary["best_dice"]
+    kept = "no validation case, so the last weights" if math.isnan(best) else f"Dice {best:.3f}"
+    printer.say(f"Wrote {output}: best validation: {kept}")
+    printer.result(summary, f"unigan evaluate {output} study.json")

@@ -1,0 +1,77 @@
+"""`unigan translate`, and the table of translations of `unigan evaluate`."""
+
+from typing import Annotated
+
+import typer
+
+from keras_unigan.cli.common import (
+    NOTICE,
+    Device,
+    Json,
+    Limit,
+    Modality,
+    Overwrite,
+    Printer,
+    Quiet,
+    claim,
+    each,
+    table,
+    use_device,
+)
+
+
+def translate(
+    run: Annotated[str, typer.Argument(help="Run folder of a system that translates.")],
+    inputs: Annotated[list[str], typer.Argument(help="Files, folders or globs.")],
+    to: Annotated[str, typer.Option(help="Modality to translate to.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="A file, or a folder for many.")],
+    modality: Modality = None,
+    limit: Limit = None,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
+):
+    """Makes the images another modality would show, marked SYNTHETIC, on each scan's own grid."""
+    from keras_unigan import inference
+
+    printer = Printer(json, quiet)
+    pairs = inference.outputs_for(inputs, output, f"to_{to.lower()}")[:limit]
+    for _, target in pairs:
+        claim(target, overwrite)
+    use_device(device)
+    from keras_unigan import translation
+
+    model = translation.load(run)
+    translation.check_target(model.plan, to)
+    printer.say(f"Synthetic images. {NOTICE}")
+    each(
+        printer,
+        pairs,
+        lambda s, t: translation.translate(model, s, to, modality=modality, output=t),
+    )
+
+
+def evaluate_translations(printer, run, study, split, known_modality, segmentor, limit):
+    """Scores the translations of a run, prints their table and returns the summary."""
+    from keras_unigan import translation_scores
+
+    summary = translation_scores.evaluate_run(run, study, split, known_modality, segmentor, limit)
+    # What fits into a terminal; the files hold all of it.
+    scores = ("mae", "psnr", "ssim", "anatomy_dice", "hallucination")
+    columns = ("from, to", "method", "pairs", "MAE", "PSNR", "SSIM", "anatomy", "invented")
+    if not printer.silent:
+        rows = [
+            (
+                f"{row['source']}, {row['target']}",
+                row["method"],
+                row["paired"],
+                *(row[score] for score in scores),
+            )
+            for row in summary["table"]
+        ]
+        for method, means in summary["macro"].items():
+            rows.append(("macro", method, "", *(means[score] for score in scores)))
+        table(f"translations, {split} split, normalised units", columns, rows)
+    printer.say(*[f"Wrote {path}" for path in summary["outputs"]])
+    return summary

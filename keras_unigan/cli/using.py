@@ -1,0 +1,123 @@
+"""`unigan predict`, `evaluate` and `report`: what a run is good for."""
+
+from typing import Annotated
+
+import typer
+
+from keras_unigan.cli.common import (
+    Device,
+    Json,
+    Limit,
+    Modality,
+    Overwrite,
+    Printer,
+    Quiet,
+    claim,
+    each,
+    table,
+    use_device,
+)
+from keras_unigan.cli.translating import evaluate_translations
+
+
+def predict(
+    run: Annotated[str, typer.Argument(help="Run folder.")],
+    inputs: Annotated[list[str], typer.Argument(help="Files, folders or globs.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="A file, or a folder for many.")],
+    modality: Modality = None,
+    limit: Limit = None,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
+):
+    """Segments scans; each label map lands on its scan's own grid."""
+    from keras_unigan import inference
+
+    printer = Printer(json, quiet)
+    pairs = inference.outputs_for(inputs, output)[:limit]
+    for _, target in pairs:
+        claim(target, overwrite)
+    use_device(device)
+    model = inference.load(run)
+    each(printer, pairs, lambda s, t: inference.predict(model, s, modality=modality, output=t))
+
+
+def evaluate(
+    run: Annotated[str, typer.Argument(help="Run folder.")],
+    study: Annotated[str, typer.Argument(help="study.json")],
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    unknown_modality: Annotated[
+        bool, typer.Option("--unknown-modality", help="Do not tell the model the modality.")
+    ] = False,
+    translations: Annotated[
+        bool, typer.Option(help="Score translations too, where the run makes them.")
+    ] = True,
+    segmentor: Annotated[
+        str | None,
+        typer.Option(help="Run that judges the anatomy of translations; left out: this one."),
+    ] = None,
+    limit: Limit = None,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
+):
+    """Scores a run on a split: Dice, HD95 and ASSD in mm, per modality; and its translations."""
+    use_device(device)
+    from keras_unigan import evaluation, inference, translation, translation_scores
+
+    printer, known = Printer(json, quiet), not unknown_modality
+    network = inference.load_network(run)
+    translates = translations and translation.translates(run, network)
+    segments = translation.segments(network)
+    if segments:
+        claim(evaluation.metrics_files(run, known)[0], overwrite)
+    if translates:
+        claim(translation_scores.translation_files(run)[0], overwrite)
+    summary: dict = {"failed": 0}
+    if segments:
+        summary = evaluation.evaluate_run(
+            run, study, split=split, known_modality=known, limit=limit
+        )
+        show_scores(printer, summary)
+        printer.say(*[f"Wrote {path}" for path in summary["outputs"]])
+    if translates:
+        found = evaluate_translations(printer, run, study, split, known, segmentor, limit)
+        summary = {**summary, "translation": found}
+        summary["failed"] = max(summary["failed"], found["failed"])
+    printer.result(summary, f"unigan report {run}")
+    if summary["failed"]:
+        raise typer.Exit(3)
+
+
+def show_scores(printer, summary):
+    """Prints the per-modality table and the macro Dice."""
+    if not printer.silent:
+        columns = ("modality", "name", "n", "undefined", "Dice", "sd", "HD95 mm", "ASSD mm")
+        keys = (
+            "modality",
+            "name",
+            "n",
+            "undefined",
+            "dice_mean",
+            "dice_sd",
+            "hd95_mean",
+            "assd_mean",
+        )
+        rows = [tuple(row[k] for k in keys) for row in summary["table"]]  # fmt: skip
+        table(f"{summary['split']} split, original grid", columns, rows)
+    printer.say(f"macro Dice {summary['macro_dice']:.2f}")
+
+
+def report(
+    run: Annotated[str, typer.Argument(help="Run folder.")],
+    study: Annotated[str | None, typer.Option(help="study.json: adds the splits.")] = None,
+    json: Json = False,
+):
+    """Writes report.html: one offline page with curves, tables and overlays."""
+    from keras_unigan import report as report_module
+
+    path = report_module.write(run, study)
+    Printer(json).say(f"Wrote {path}")
+    Printer(json).result({"report": str(path)}, f"unigan export {run} -o models/unigan")
