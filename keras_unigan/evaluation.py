@@ -158,19 +158,22 @@ def _score_case(predictor, study, case, known_modality, batch_size):
     except CodedError as error:
         nan = float("nan")
         failed = {"dice": nan, "hd95": nan, "assd": nan, "n_true": None, "n_pred": None}
-        # Results are passed around: they name files inside the study, not where it lies.
-        message = str(error).replace(os.path.join(study.folder, ""), "")
-        failed |= {"status": error.code, "message": message, "seconds": nan}
+        failed |= {"status": error.code, "message": public_message(error, study), "seconds": nan}
         return ScoredCase(case, [{**common, "name": n, **failed} for n in labels.foreground])
     labelled = index_map != IGNORE
-    truth = _true_masks(index_map, labels)
-    prediction = _predicted_masks(probabilities, labels) & labelled
+    truth = true_masks(index_map, labels)
+    prediction = predicted_masks(probabilities, labels) & labelled
     rows = score_masks(truth, prediction, labels.foreground, image.spacing)
     rows = [{**common, **row, "message": "", "seconds": seconds} for row in rows]
     return ScoredCase(case, rows, image, truth, prediction)
 
 
-def _true_masks(index_map, labels):
+def public_message(error, study):
+    """Message of an error for results, which are passed around: without the study's own folder."""
+    return str(error).replace(os.path.join(study.folder, ""), "")
+
+
+def true_masks(index_map, labels):
     """Mask of each scored name from label-map indices; 255 is in none."""
     membership = np.zeros((len(labels.names), IGNORE + 1), bool)
     membership[:, : len(labels.values)] = np.transpose(labels.membership)
@@ -178,7 +181,7 @@ def _true_masks(index_map, labels):
     return np.stack([row[index_map] for row in membership[first:]])
 
 
-def _predicted_masks(probabilities, labels):
+def predicted_masks(probabilities, labels):
     """Mask of each scored name: regions above one half, classes where they are most probable."""
     if labels.overlapping:
         return np.moveaxis(probabilities > 0.5, -1, 0)
@@ -208,16 +211,16 @@ def summarize(rows):
         ]
         first = [r for r in own if r["name"] == lines[0]["name"]]
         modalities[modality] = {
-            **{score: _mean([line[f"{score}_mean"] for line in lines]) for score in SCORES},
+            **{score: mean([line[f"{score}_mean"] for line in lines]) for score in SCORES},
             "cases": len(first),
             "failed": lines[0]["failed"],
-            "seconds": _mean([r["seconds"] for r in first]),
+            "seconds": mean([r["seconds"] for r in first]),
         }
         table += lines
     return {
         "cases": sum(m["cases"] for m in modalities.values()),
         "failed": sum(m["failed"] for m in modalities.values()),
-        **{f"macro_{s}": _mean([m[s] for m in modalities.values()]) for s in SCORES},
+        **{f"macro_{s}": mean([m[s] for m in modalities.values()]) for s in SCORES},
         "modalities": modalities,
         "table": table,
     }
@@ -231,7 +234,7 @@ def _line(modality, name, rows):
     line["failed"] = sum(s not in STATUS.values() for s in states)
     for score in SCORES:
         values = [r[score] for r in rows if not math.isnan(r[score])]
-        line[f"{score}_mean"] = _mean(values)
+        line[f"{score}_mean"] = mean(values)
         line[f"{score}_sd"] = statistics.stdev(values) if len(values) > 1 else float("nan")
     return line
 
@@ -240,7 +243,7 @@ def _distinct(rows, key):
     return list(dict.fromkeys(row[key] for row in rows))
 
 
-def _mean(values):
+def mean(values):
     """Mean of what is not NaN; NaN of nothing."""
     values = [v for v in values if not math.isnan(v)]
     return statistics.fmean(values) if values else float("nan")
@@ -279,7 +282,7 @@ def evaluate_run(run, study, split="test", known_modality=True, limit=None, say=
             for old in folder.glob(f"{prefix}*.npz"):
                 old.unlink()
         rows += scored.rows
-        score = _mean([row["dice"] for row in scored.rows])
+        score = mean([row["dice"] for row in scored.rows])
         if scored.image is not None:
             path = folder / f"{prefix}{len(candidates):04d}.npz"
             save_overlay(path, scored)
@@ -304,11 +307,11 @@ def evaluate_run(run, study, split="test", known_modality=True, limit=None, say=
     return {**summary, "outputs": [str(json_path), str(csv_path)]}
 
 
-def write_csv(path, rows):
-    """Writes rows with the columns `COLUMNS`, NaN as nothing, through a rename."""
+def write_csv(path, rows, columns=COLUMNS):
+    """Writes rows with the given columns, NaN as nothing, through a rename."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter(file, columns)
         writer.writeheader()
         for row in rows:
             writer.writerow({k: "" if v is None else v for k, v in finite(row).items()})

@@ -15,6 +15,7 @@ import jinja2
 import matplotlib.figure
 import numpy as np
 
+from keras_unigan import health
 from keras_unigan.config import SPLITS, Study, read_json
 from keras_unigan.errors import CodedError
 from keras_unigan.systems import SYSTEMS
@@ -72,6 +73,8 @@ def write(run, study=None):
         scores=scores,
         curves=_curves(history),
         history=_history_facts(history),
+        health=_health(history, parts["plan"]),
+        translation=_translation(run),
         overlays=_overlays(run, scores),
         colours=dict(zip(_names(scores), _cycle(COLOURS), strict=False)),
         fingerprint=_json(_first(run / "fingerprint.json", shards / "fingerprint.json")),
@@ -138,6 +141,20 @@ def _history(path):
         return []
     with path.open(newline="", encoding="utf-8") as file:
         return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+
+
+def _health(history, plan):
+    """Signs of the last epoch, the worst first; None without a history."""
+    domains = len(plan["modalities"]) if plan else None
+    return health.findings(history, domains) if history else None
+
+
+def _translation(run):
+    """Scores and last picture of translations; None for a run that made none."""
+    scores, picture = _json(run / "translation.json"), run / "translations.png"
+    if scores is None and not picture.is_file():
+        return None
+    return {"scores": scores, "picture": _embed(picture.read_bytes()) if picture.is_file() else ""}
 
 
 def _is_dice(name):
@@ -207,7 +224,12 @@ def _png(figure, dpi=90):
     """Data URI of a figure."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return _embed(buffer.getvalue())
+
+
+def _embed(png):
+    """Data URI of the bytes of a PNG file."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def _overlays(run, scores):

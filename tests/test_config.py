@@ -290,6 +290,12 @@ def test_experiment_round_trip_and_overrides(tmp_path):
         ("train.batch_size=many", "--set.train.batch_size: found 'many', expected .* type int"),
         ("train.batch_size=0", "train.batch_size: found 0"),
         ("train.mixed_precision=half", "train.mixed_precision: found half"),
+        ("train.augment=contrats", r"train.augment: found 'contrats' \(did you mean 'contrast'"),
+        ("train.augment=true", 'train.augment: found True, .* Fix: write "light" for true'),
+        ("train.augment=false", 'train.augment: found False, .* Fix: write "none" for false'),
+        ("train.augment=[1]", r"train.augment: found \[1\], expected one of"),
+        ("train.contrast_fraction=2", "train.contrast_fraction: found 2"),
+        ("train.targets=all", "train.targets: found 'all', expected one of .*'permute', 'uniform'"),
     ],
 )
 def test_bad_overrides(setting, text):
@@ -309,6 +315,16 @@ def test_bad_overrides(setting, text):
 def test_bad_experiment(changes, text):
     with pytest.raises(CodedError, match=f"KUG-T02 {text}"):
         Experiment("shards", "run", **changes)
+
+
+def test_an_old_file_with_a_boolean_says_what_to_write(tmp_path):
+    experiment = Experiment("shards", "run")
+    assert (experiment.train.augment, experiment.train.targets) == ("light", "permute")
+    experiment.save(tmp_path / "config.json")
+    text = (tmp_path / "config.json").read_text().replace('"augment": "light"', '"augment": true')
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(CodedError, match=r'KUG-T02 train.augment: .* write "light" for true'):
+        Experiment.load(tmp_path / "config.json")
 
 
 def test_coded_error_says_everything():

@@ -34,14 +34,26 @@ def make_plan(labels=CLASSES):
     )
 
 
-def threshold_network(labels=CLASSES):
+@keras.saving.register_keras_serializable(package="test_evaluation")
+class Threshold(keras.Model):
     """First name above 50, second above 150 raw units (-0.5 and 0.5 normalised)."""
+
+    spatial_dims = 2
+
+    def __init__(self, outputs, name="threshold"):
+        image = keras.Input((None, None, 1))
+        super().__init__(image, keras.layers.Conv2D(outputs, 1)(image), name=name)
+        self.outputs_wanted = outputs
+
+    def get_config(self):
+        return {"outputs": self.outputs_wanted, "name": self.name}
+
+
+def threshold_network(labels=CLASSES):
     slopes = [(1.0, 0.5), (1.0, -0.5)] if labels.overlapping else [(0, 0), (1.0, 0.5), (2.0, 0.0)]
-    image = keras.Input((None, None, 1))
-    conv = keras.layers.Conv2D(len(slopes), 1)
-    network = keras.Model(image, conv(image))
+    network = Threshold(len(slopes))
     slope, offset = np.array(slopes, "float32").T
-    conv.set_weights([100 * slope.reshape(1, 1, 1, -1), 100 * offset])
+    network.set_weights([100 * slope.reshape(1, 1, 1, -1), 100 * offset])
     return network
 
 

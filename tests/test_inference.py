@@ -235,6 +235,7 @@ def linear_network(spatial_dims):
     kernel = np.zeros(conv.kernel.shape, "float32")
     kernel[..., 1] = 4
     conv.set_weights([kernel, np.array([0, 0, -50], "float32")])
+    network.spatial_dims = spatial_dims
     return network
 
 

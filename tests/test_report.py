@@ -5,6 +5,7 @@ import io
 import json
 import struct
 
+import matplotlib.figure
 import numpy as np
 import pytest
 
@@ -207,7 +208,7 @@ def test_missing_parts_are_named(tmp_path):
     words = read(report.write(run)).words()
     for part in ("metrics.json", "history.csv", "config.json", "run.json", "fingerprint.json"):
         assert part in words
-    assert words.count("Not in this run folder") == 8
+    assert words.count("Not in this run folder") == 9
     assert "unigan evaluate RUN study.json" in words
 
     other = tmp_path / "scores"
@@ -243,3 +244,41 @@ def test_numbers_that_are_undefined_are_dashes(tmp_path):
     saved["macro_dice"] = None
     config.write_json(tmp_path / "metrics.json", saved)
     assert "– macro Dice, test split" in read(report.write(tmp_path)).words()
+
+
+def test_health_of_the_last_epoch_stands_in_the_page(full_run):
+    run, _ = full_run
+    assert "OK at the last epoch" in read(report.write(run)).words()
+    (run / "history.csv").write_text(
+        "epoch,step,loss,skipped,diversity,copy_ratio\n"
+        "1,4,0.9,0,0.1,nan\n2,8,0.6,1,0.0001,0.5\n3,12,nan,4,0.0001,0.001\n"
+    )
+    words = read(report.write(run)).words()
+    assert "FAIL health of the training: non-finite" in words
+    assert "FAIL non-finite 2 skipped 4 of 4 steps had a loss" in words
+    assert "Try first: lower the rate" in words
+    assert "WATCH identity copy 3 copy_ratio" in words
+    assert "WATCH collapse 2 diversity" in words
+
+
+def test_translations_stand_in_the_page_of_a_run_that_makes_them(full_run):
+    run, _ = full_run
+    assert "Synthetic images" not in read(report.write(run)).words()
+    scores = {"mae": 0.125, "psnr": 21.5, "ssim": 0.75, "nmi": 1.25}
+    scores |= {"anatomy_dice": 0.5, "label_dice": None, "hallucination": 0.25}
+    row = {"source": "ct", "target": "t1", "method": "unigan", "n": 4, "paired": 3, **scores}
+    found = {"split": "test", "known_modality": True, "segmentor": "a", "table": [row]}
+    config.write_json(run / "translation.json", {**found, "macro": {"copy": scores}})
+    page = read(report.write(run))
+    numbers = "0.125 21.5 0.750 1.250 0.500 – 0.250"
+    assert f"ct t1 unigan 4 3 {numbers}" in page.words()
+    assert f"all macro copy {numbers}" in page.words()
+    assert "segmentor: run a" in page.words()
+    assert "a picture of translations" in page.words()
+    (run / "translation.json").unlink()
+    figure = matplotlib.figure.Figure(figsize=(2, 1))
+    figure.savefig(run / "translations.png")
+    page = read(report.write(run))
+    assert "scores of translations" in page.words()
+    shown = next(i for i in page.images if i["alt"].startswith("One validation slice"))
+    assert png_size(shown["src"]) == (200, 100)

@@ -40,6 +40,21 @@ class FiniteMean(keras.metrics.Mean):
         return tf.where(self.count > 0, super().result(), float("nan"))
 
 
+class FiniteDeviation(keras.metrics.Metric):
+    """Standard deviation of the finite values; NaN where there were none."""
+
+    def __init__(self, name="deviation", dtype=None):
+        super().__init__(name=name, dtype=dtype)
+        self.mean, self.square = FiniteMean(name="mean"), FiniteMean(name="square")
+
+    def update_state(self, value, sample_weight=1.0):
+        self.mean.update_state(value, sample_weight)
+        self.square.update_state(value**2, sample_weight)
+
+    def result(self):
+        return tf.sqrt(tf.maximum(self.square.result() - self.mean.result() ** 2, 0.0))
+
+
 def _batch(data):
     """What Keras hands to a step: the element of a data set, or a tuple around it."""
     return keras.utils.unpack_x_y_sample_weight(data)[0]
@@ -131,6 +146,8 @@ class AdversarialModel(keras.Model):
         names = (*self.terms, *self.watched, *self._norms)
         self._train_means = {n: FiniteMean(name=n) for n in names}
         self._train_means["skipped"] = keras.metrics.Sum(name="skipped")
+        deviation = f"{self.roles[0]}_gradient_sd"
+        self._train_means[deviation] = FiniteDeviation(name=deviation)
         self._test_means = {n: FiniteMean(name=n) for n in (*self.terms, *self.watched)}
         self._dice = Dice.from_plan(self.plan)
         self._testing = False
@@ -264,6 +281,8 @@ class AdversarialModel(keras.Model):
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         terms = {name: tf.where(good, value, float("nan")) for name, value in terms.items()}
         terms["skipped"] = (1.0 - tf.cast(good, "float32")) / replicas
+        # How steady the main role's gradient is from step to step.
+        terms[f"{self.roles[0]}_gradient_sd"] = terms[f"{self.roles[0]}_gradient_norm"]
         return self.report(self._train_means, terms)
 
     def _snapshot(self, role):

@@ -168,7 +168,11 @@ def test_the_learning_rate_of_the_defaults_can_be_chosen(game):
     model = game()
     model.compile(model.default_optimizers(0.0125))
     for role in model.roles:
-        assert float(model.role_optimizer(role).learning_rate) == pytest.approx(0.0125)
+        optimizer, rates = model.role_optimizer(role), []
+        for step in range(0, model.total_steps, 10):
+            optimizer.iterations.assign(step)
+            rates.append(float(optimizer.learning_rate))
+        assert max(rates) == pytest.approx(0.0125)  # a schedule's highest
 
 
 def test_optimizers_by_role_by_name_and_alone():

@@ -1,0 +1,277 @@
+"""Compares systems at one budget on the semi-real brains; one JSON line a run, kept in a file.
+
+`run` trains and scores what has no row yet and adds the row; `table` prints the rows as Markdown.
+Everything is trained, tuned and chosen within `unpaired_train`; `paired_val` is only tested on.
+"""
+
+import argparse
+import csv
+import dataclasses
+import itertools
+import json
+import os
+import statistics
+import time
+from pathlib import Path
+
+from keras_unigan import evaluation, training
+from keras_unigan.config import Experiment, Labels, Study, TrainOptions
+from keras_unigan.data import cases
+from keras_unigan.pipelines import preprocess
+
+DATASET = "brain_semireal_t1_t2_flair_ct"
+LABELS = {
+    name: (value,)
+    for value, name in enumerate(
+        ("csf", "cortex", "white", "deep", "brainstem", "cerebellum", "lesion"), start=1
+    )
+}
+MODALITIES = ("ct", "flair", "t1", "t2")
+ROWS = Path(__file__).parent / "quality.jsonl"
+
+NO_D = {"adversarial_weight": 0.0, "domain_weight": 0.0}
+# Name in the tables -> system, options of its game, options of its segmentor, augmentation.
+SYSTEMS = {
+    "joint": ("joint", {}, {}, None),
+    "joint, contrast": ("joint", {}, {}, "contrast"),
+    "segan": ("segan", {}, {}, None),
+    "segan_paper": ("segan_paper", {}, {}, None),
+    "segan_scalar": ("segan_scalar", {}, {}, None),
+    "stargan": ("stargan", {}, {}, None),
+    "stargan+segan": ("stargan+segan", {}, {}, None),
+    "uagan": ("uagan", {}, {}, None),
+    "unified_gan": ("unified_gan", {}, {}, None),
+    "unigan": ("unigan", {}, {}, None),
+    "unigan, contrast": ("unigan", {}, {}, "contrast"),
+    "unigan, decoder": ("unigan", {}, {"conditioning": "decoder", "se_levels": 0}, None),
+    "unigan, decoder, contrast": (
+        "unigan",
+        {},
+        {"conditioning": "decoder", "se_levels": 0},
+        "contrast",
+    ),
+    "unigan, no D": ("unigan", NO_D, {}, None),
+    "unigan, no C": ("unigan", {"multi_scale_weight": 0.0}, {}, None),
+    "unigan, no shape": ("unigan", {"shape_weight": 0.0}, {}, None),
+    "unigan, KD": ("unigan", {"distillation_weight": 0.5}, {}, None),
+    "unigan, difference": ("unigan", {}, {"conditioning": "difference", "se_levels": 1}, None),
+    "unigan, concat": ("unigan", {}, {"conditioning": "concat"}, None),
+    "unigan, film": ("unigan", {}, {"conditioning": "film"}, None),
+    "unigan, multiply": ("unigan", {"mask_mode": "multiply"}, {}, None),
+}
+# Setting -> modalities with labels in training, modalities in training, subjects of each.
+SETTINGS = {
+    "full": (MODALITIES, MODALITIES, None),
+    "labels in t1 only": (("t1",), MODALITIES, None),
+    "ct never seen": (("flair", "t1", "t2"), ("flair", "t1", "t2"), None),
+    "two subjects": (MODALITIES, MODALITIES, 2),
+    **{f"only {m}": ((m,), (m,), None) for m in MODALITIES},
+}
+
+
+def base_study(data):
+    """All cases; five subjects of each modality to learn from, of which one is to choose by."""
+    rows, data = [], Path(data).resolve()
+    with open(data / "manifest.csv", newline="") as file:
+        for row in csv.DictReader(file):
+            if row["dataset"] == DATASET:
+                split = "test" if row["pairing"] == "paired_val" else ""
+                paths = {key: str(data / row[key]) for key in ("image", "label")}
+                rows.append({**row, **paths, "split": split})
+    return rows
+
+
+def make_study(data, setting, folder):
+    """Writes the studies of a setting: what is trained on, and what is tested on."""
+    labelled, present, subjects = SETTINGS[setting]
+    folder.mkdir(parents=True, exist_ok=True)
+    table = folder / "cases.csv"
+    rows = base_study(data)
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    whole = cases.init_study(
+        table, labels=Labels(classes=LABELS), name="semireal", fractions=(0.8, 0.2, 0.0)
+    )
+    whole.save(folder / "whole.json")
+    counted, kept = {}, []
+    for case in sorted(whole.cases, key=lambda case: case.id):
+        if case.split == "test" or case.modality not in present:
+            continue
+        key = (case.split, case.modality)
+        counted[key] = counted.get(key, 0) + 1
+        if case.split == "train" and subjects is not None and counted[key] > subjects:
+            continue
+        if case.modality not in labelled:
+            case = dataclasses.replace(case, label=None)
+        kept.append(case)
+    study = Study("semireal", tuple(sorted(present)), whole.labels, tuple(kept))
+    study.save(folder / "study.json")
+    return folder / "study.json", folder / "whole.json"
+
+
+def prepared(data, setting, work):
+    """Shards of a setting and its test study, made once."""
+    folder = Path(work) / setting.replace(" ", "_")
+    shards = folder / "shards"
+    study, whole = folder / "study.json", folder / "whole.json"
+    if not (shards / "shards.json").is_file():
+        study, whole = make_study(data, setting, folder)
+        preprocess.run(["--study", str(study), "--output", str(shards), "--overwrite"])
+    return shards, whole, folder
+
+
+def score(run, whole, setting):
+    """Mean Dice, HD95 and ASSD of each modality over names and subjects of `paired_val`.
+
+    A modality that the run has not seen is predicted as unknown.
+    """
+    study = Study.load(whole)
+    present = SETTINGS[setting][1]
+    result = {}
+    for modality in MODALITIES:
+        chosen = [c for c in study.cases if c.split == "test" and c.modality == modality]
+        part = dataclasses.replace(study, cases=tuple(chosen))
+        rows = [
+            row
+            for scored in evaluation.score_cases(run, part, known_modality=modality in present)
+            for row in scored.rows
+        ]
+        result[modality] = {
+            name: round(evaluation.mean([row[name] for row in rows]), 4)
+            for name in ("dice", "hd95", "assd")
+        }
+    return result
+
+
+def experiment_of(system, setting, seed, options, shards, output):
+    """The `Experiment` of a row."""
+    model, game, network, augment = SYSTEMS[system]
+    train = TrainOptions(
+        batch_size=options.batch,
+        steps_per_epoch=options.steps_per_epoch,
+        augment=augment or options.augment,
+        learning_rate=options.learning_rate,
+    )
+    return Experiment(
+        shards=str(shards),
+        output=str(output),
+        model=model,
+        seed=seed,
+        steps=options.steps,
+        train=train,
+        network={"filters": options.filters, **network, **json.loads(options.network)},
+        game={**game, **json.loads(options.game)},
+    )
+
+
+def key_of(row):
+    """What makes two rows the same run."""
+    return tuple(row[name] for name in ("setting", "system", "seed", "steps", "batch", "filters"))
+
+
+def one(system, setting, seed, options):
+    """Trains and scores one run; returns its row."""
+    shards, whole, folder = prepared(options.data, setting, options.work)
+    output = folder / "runs" / f"{system}_{seed}_{options.steps}{options.tag}".replace(" ", "_")
+    started = time.perf_counter()
+    experiment = experiment_of(system, setting, seed, options, shards, output)
+    resume = (output / "checkpoints" / "state.json").is_file()
+    finished = resume and json.loads((output / "run.json").read_text())[-1]["status"] == "finished"
+    if not finished:
+        training.run(experiment, resume=resume, overwrite=not resume, quiet=options.quiet)
+    seconds = time.perf_counter() - started
+    with (output / "history.csv").open(newline="") as file:
+        history = list(csv.DictReader(file))
+    row = {
+        **{"setting": setting, "system": system, "seed": seed, "steps": options.steps},
+        **{"batch": options.batch, "filters": options.filters, "tag": options.tag},
+        "augment": experiment.train.augment,
+        "train_seconds": round(seconds),
+    }
+    for name in ("segmentor_gradient_norm", "segmentor_gradient_sd"):
+        values = [float(r[name]) for r in history if r.get(name)]
+        if values:
+            row[name] = round(statistics.fmean(values), 4)
+    found = [float(r["val_dice"]) for r in history if r.get("val_dice")]
+    row["val_dice"] = round(max(found), 4) if found else None
+    if "val_dice" in history[-1]:
+        row["test"] = score(output, whole, setting)
+        row["macro"] = round(statistics.fmean(m["dice"] for m in row["test"].values()), 4)
+    return row
+
+
+def run(options):
+    """Adds the rows that are missing."""
+    rows = read_rows(options.rows)
+    done = {(*key_of(row), row.get("tag", "")) for row in rows}
+    wanted = itertools.product(options.seeds, options.settings, options.systems)
+    for seed, setting, system in wanted:
+        key = (setting, system, seed, options.steps, options.batch, options.filters, options.tag)
+        if key in done:
+            continue
+        row = one(system, setting, seed, options)
+        with open(options.rows, "a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(json.dumps(row), flush=True)
+
+
+def read_rows(path):
+    """Rows so far."""
+    path = Path(path)
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def table(options):
+    """Prints a Markdown table for each setting and budget: mean and spread over seeds."""
+    groups = {}
+    for row in read_rows(options.rows):
+        if "test" in row:
+            budget = (row["setting"], row["steps"], row["batch"], row["filters"])
+            groups.setdefault(budget, {}).setdefault(row["system"] + row["tag"], []).append(row)
+    for (setting, steps, batch, filters), systems in groups.items():
+        print(f"\n### {setting} ({steps} steps of {batch}, width {filters})\n")
+        heads = [*MODALITIES, "macro", "HD95 mm", "ASSD mm", "seeds", "train s"]
+        print(f"| system | {' | '.join(heads)} |\n|---|{'---|' * len(heads)}")
+        for system, rows in systems.items():
+            cells = [spread([r["test"][m]["dice"] for r in rows]) for m in MODALITIES]
+            cells.append(spread([r["macro"] for r in rows]))
+            for name in ("hd95", "assd"):
+                each = [statistics.fmean(m[name] for m in r["test"].values()) for r in rows]
+                cells.append(f"{statistics.fmean(each):.1f}")
+            cells += [str(len(rows)), f"{statistics.median(r['train_seconds'] for r in rows):.0f}"]
+            print(f"| {system} | {' | '.join(cells)} |")
+
+
+def spread(values):
+    """Mean, and lowest and highest where there are several."""
+    text = f"{statistics.fmean(values):.3f}"
+    return text if len(values) == 1 else f"{text} ({min(values):.3f} to {max(values):.3f})"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("action", choices=("run", "table"))
+    parser.add_argument("--systems", type=lambda s: s.split(";"), default=list(SYSTEMS))
+    parser.add_argument("--settings", type=lambda s: s.split(";"), default=["full"])
+    parser.add_argument("--seeds", type=lambda s: [int(n) for n in s.split(",")], default=[0])
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--filters", type=int, default=16)
+    parser.add_argument("--steps_per_epoch", type=int, default=100)
+    parser.add_argument("--augment", default="light")
+    parser.add_argument("--learning_rate", type=float)
+    parser.add_argument("--game", default="{}", help="JSON: further options of every game")
+    parser.add_argument("--network", default="{}", help="JSON: further options of the segmentor")
+    parser.add_argument("--tag", default="", help="tells apart rows of other options")
+    parser.add_argument("--work", default="quality_runs")
+    parser.add_argument("--rows", default=str(ROWS))
+    parser.add_argument("--data", default=os.environ.get("UNIGAN_DATA", "../shared/data"))
+    parser.add_argument("--quiet", action="store_true")
+    options = parser.parse_args()
+    {"run": run, "table": table}[options.action](options)
+
+
+if __name__ == "__main__":
+    main()
