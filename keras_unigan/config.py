@@ -618,6 +618,8 @@ class TrainOptions:
             share of the samples). See `data.augmentation`.
         contrast_fraction: Share of samples that "contrast" gives a random contrast; they count as
             of unknown modality.
+        allow_missing_classes: Whether a translating game may train where a class occurs in the
+            labelled cases of some modalities only.
         targets: How a translating game's target modalities are drawn: "permute" (those of the
             batch in another order) or "uniform" (each modality alike).
         pair_subjects: Whether a training subject with several modalities gives all of them. If not,
@@ -647,6 +649,7 @@ class TrainOptions:
     mixed_precision: str = "float32"
     jit_compile: bool = False
     accumulate: int = 1
+    allow_missing_classes: bool = False
     checkpoint_seconds: float | None = 60.0
     checkpoint_steps: int | None = None
 

@@ -22,6 +22,7 @@ CODES = {
     "KUG-D12": ("constant image", 3),
     "KUG-D13": ("the same case twice, or one subject in two splits", 3),
     "KUG-D14": ("no usable case for a modality or split", 3),
+    "KUG-D15": ("a class missing in one of the modalities to translate between", 3),
     "KUG-T01": ("unknown model", 2),
     "KUG-T02": ("setting out of range or unknown", 2),
     "KUG-T03": ("unknown modality", 2),

@@ -19,6 +19,8 @@ class Cases:
     subjects: list = dataclasses.field(default_factory=list)
     domains: list = dataclasses.field(default_factory=list)
     shapes: list = dataclasses.field(default_factory=list)
+    # Label indices of the foreground of each case, or None where nobody labelled it.
+    indices: list = dataclasses.field(default_factory=list)
     volumes: dict | None = None
 
     def add(self, file, position, domain, record):
@@ -29,6 +31,8 @@ class Cases:
         self.subjects.append(record["subject"].numpy().decode())
         self.domains.append(domain)
         self.shapes.append(tuple(record["shape"].numpy().tolist()))
+        found = set(record["foreground"][:, 3].numpy().tolist())
+        self.indices.append(found if record["labelled"] else None)
 
     def only(self, numbers):
         """These cases alone; not for cases with arrays."""

@@ -272,6 +272,38 @@ def configure(plan, spatial_dims, options, batch_size=None):
     return dataclasses.replace(plan, configurations=configurations)
 
 
+def _can_translate(cases, batch_size, targets):
+    """Whether there is something to translate to."""
+    return len(set(cases.domains)) > 1 and (batch_size > 1 or targets == "uniform")
+
+
+def _check_classes(cases, plan):
+    """Refuses a class that the labelled cases of one modality have and those of another lack."""
+    found = {}
+    for domain, indices in zip(cases.domains, cases.indices, strict=True):
+        if indices is not None:
+            found.setdefault(domain, set()).update(indices)
+    for number, name in enumerate(plan.labels.names):
+        if name not in plan.labels.foreground:
+            continue
+        has = {
+            plan.modalities[domain]: any(plan.labels.membership[i][number] for i in indices)
+            for domain, indices in sorted(found.items())
+        }
+        if len(set(has.values())) > 1:
+            lacking = [modality for modality, yes in has.items() if not yes]
+            raise CodedError(
+                "KUG-D15",
+                f"class {name}",
+                f"no training case with it in {', '.join(lacking)}",
+                f"some, as in {', '.join(m for m, yes in has.items() if yes)}",
+                "The discriminator would tell modalities apart by it, and the generator learn to "
+                "paint it out.",
+                "add such cases, leave those modalities unlabelled, or accept it: "
+                "--set train.allow_missing_classes=true",
+            )
+
+
 def _check_translation(cases, plan, batch_size, targets):
     """Refuses what no translating game can learn from."""
     found = [plan.modalities[d] for d in sorted(set(cases.domains))]
@@ -315,7 +347,7 @@ def load(
     start_step=0,
     endless=False,
     cache_gib=CACHE_GIB,
-    translating=False,
+    translating=None,
     seen=None,
 ):
     """Opens a folder of shards for training.
@@ -344,7 +376,8 @@ def load(
             the next pass goes on where it stopped.
         cache_gib: Volumes up to this size in all, in GiB, are held in memory.
         translating: Whether targets are drawn as `options.targets` says; in validation each is the
-            next modality that is trained. Otherwise every target is the sample's own modality.
+            next modality that is trained. Otherwise every target is the sample's own modality, and
+            there is no `real`. None: where the data and the batch allow it.
         seen: `audit.Seen` that notes every training batch, or None.
 
     Returns:
@@ -356,7 +389,8 @@ def load(
     Raises:
         CodedError: KUG-D01, KUG-D08 or KUG-D09 for the folder (see `records.Manifest.load`),
             KUG-D14 without a training case, with one modality to translate between, or one that no
-            subject is left for; KUG-T02 for an impossible patch, or a batch of one whose targets
+            subject is left for; KUG-D15 for a class that one of the translated modalities lacks;
+            KUG-T02 for an impossible patch, or a batch of one whose targets
             are permuted.
     """
     options = options or TrainOptions()
@@ -375,8 +409,12 @@ def load(
             "at least one",
             fix="give some subjects the split train in study.json, then unigan prepare",
         )
-    if translating:
+    if translating is None:
+        translating = _can_translate(cases["train"], chosen.batch_size, options.targets)
+    elif translating:
         _check_translation(cases["train"], plan, chosen.batch_size, options.targets)
+        if not options.allow_missing_classes:
+            _check_classes(cases["train"], plan)
     if seen is not None:
         seen.describe(cases["train"], plan)
     common = (plan, spatial_dims, translating)

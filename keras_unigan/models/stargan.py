@@ -143,7 +143,7 @@ class StarGAN(TranslationGame):
         same = tf.zeros(())
         if self.identity_weight:
             own = generator.translate(image, source, domain, training=training)
-            same = cycle(batch.get("real", batch["image"]), own)
+            same = cycle(batch["real"], own)
         return loss + self.identity_weight * same, {**terms, "identity": same}, variety
 
     def call(self, inputs):

@@ -76,7 +76,7 @@ class TranslationGame(AdversarialModel):
         """Image, its source (-1 where not known), its own modality's image, domain and target."""
         image, domain = batch["image"], batch["domain"]
         source = tf.where(tf.cast(batch["known"], "bool"), domain, -1)
-        return image, source, batch.get("real", batch["image"]), domain, batch["target"]
+        return image, source, batch["real"], domain, batch["target"]
 
     def judge(self, image, domain):
         """Patch scores of images as of their domain, and domain logits (None under "multi")."""
@@ -134,7 +134,7 @@ class TranslationGame(AdversarialModel):
         Returns:
             Their weighted sum, the terms, the watched values.
         """
-        target, real = batch["target"], batch.get("real", batch["image"])
+        target, real = batch["target"], batch["real"]
         adversarial = target_loss = tf.zeros(())
         if self.has_adversary:
             scores, logits = self.judge(fake, target)

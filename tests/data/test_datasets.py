@@ -27,6 +27,7 @@ def shards(tmp_path_factory):
 
 def load(shards, steps=12, options=OPTIONS, **arguments):
     """The first batches, as NumPy."""
+    arguments = {"translating": False, **arguments}
     train, _, _ = datasets.load(shards, options=options, endless=True, **arguments)
     return [{k: v.numpy() for k, v in batch.items()} for batch in train.take(steps)]
 
@@ -60,7 +61,7 @@ def plain(shards):
 
 
 def test_batches_are_what_games_expect(shards, sequence):
-    train, val, plan = datasets.load(shards, options=OPTIONS)
+    train, val, plan = datasets.load(shards, options=OPTIONS, translating=False)
     for dataset in (train, val):
         spec = {k: (tuple(v.shape), v.dtype.name) for k, v in dataset.element_spec.items()}
         assert spec == {
@@ -128,7 +129,7 @@ def test_streams_go_on_over_many_volumes(monkeypatch, shards):
 
 
 def test_passes_go_on_where_the_last_one_stopped(shards, sequence):
-    train, _, _ = datasets.load(shards, options=OPTIONS)
+    train, _, _ = datasets.load(shards, options=OPTIONS, translating=False)
     assert int(train.cardinality()) == 6
     found = [{k: v.numpy() for k, v in b.items()} for _ in range(2) for b in train]
     assert equal(found, sequence)
@@ -165,7 +166,7 @@ def test_validation_translates_to_what_is_trained():
 
 def test_other_games_have_their_own_modality_as_target(shards, sequence):
     np.testing.assert_array_equal(stacked(sequence, "target"), stacked(sequence, "domain"))
-    _, val, _ = datasets.load(shards, options=OPTIONS)
+    _, val, _ = datasets.load(shards, options=OPTIONS, translating=False)
     cases = set()
     for batch in val:
         np.testing.assert_array_equal(batch["target"], batch["domain"])
@@ -186,6 +187,25 @@ def test_batches_too_small_to_permute(shards):
         warnings.simplefilter("error")
         datasets._check_translation(cases, plan, 3, "permute")
         datasets._check_translation(cases, plan, 1, "uniform")
+
+
+def test_a_class_that_one_modality_lacks_is_named(shards):
+    plan = Plan.load(shards / "plan.json")
+    both, first = {1, 2}, {1}
+    cases = catalogue.Cases(domains=[0, 1, 1, 2], indices=[both, first, both, None])
+    datasets._check_classes(cases, plan)  # an unlabelled modality lacks nothing
+    cases.indices[2] = first
+    lesion = plan.labels.names[2]
+    message = rf"KUG-D15 class {lesion}: found no training case with it in t1, .*in ct\."
+    with pytest.raises(CodedError, match=message):
+        datasets._check_classes(cases, plan)
+
+
+def test_what_is_translated_by_itself(shards):
+    train, _, _ = datasets.load(shards, options=OPTIONS)
+    assert "real" in train.element_spec
+    train, _, _ = datasets.load(shards, options=OPTIONS, batch_size=1)
+    assert "real" not in train.element_spec
 
 
 def test_one_modality_cannot_be_translated(shards, tmp_path):

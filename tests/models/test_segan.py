@@ -4,11 +4,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from checks import batch, check_game, check_replicas, plan, same, tensors, values
+from checks import batch, check_game, check_replicas, phantom_slices, plan, same, tensors, values
 
 from keras_unigan import config
 from keras_unigan.data import phantoms
-from keras_unigan.layers import IntensityNormalization
 from keras_unigan.models import SegAN
 from keras_unigan.networks import (
     SegANCritic,
@@ -359,27 +358,6 @@ def test_skin_lesion_form_plays():
     assert float(logs["multi_scale_l1"]) > 0
     for role in model.roles:
         assert not same(values(model.role_variables(role)), before[role])
-
-
-def phantom_slices(seeds):
-    """Normalised slices of phantoms of two modalities, through organ and lesion."""
-    images, label_maps, domains = [], [], []
-    for seed in seeds:
-        for domain, modality in enumerate(("ct", "t1")):
-            image, label_map = phantoms.volume(seed, modality, (48, 48, 12))
-            domains += [domain] * 6
-            images.append(np.moveaxis(image, 2, 0)[3:9])
-            label_maps.append(np.moveaxis(label_map, 2, 0)[3:9])
-    image = np.concatenate(images)[..., None]
-    parameters = {
-        "ct": {"scheme": "ct", "mean": 50.0, "sd": 50.0, "low": -3.0, "high": 2.0},
-        "t1": {"scheme": "mr", "mean": 0.0, "sd": 1.0, "low": -2.5, "high": 2.5},
-    }
-    normalize = IntensityNormalization(["ct", "t1"], parameters)
-    domain = np.array(domains, "int32")
-    # Statistics of the slices themselves will do here.
-    image = normalize(image, domain, np.zeros((len(image), 4), "float32")).numpy()
-    return {"image": image, "label_map": np.concatenate(label_maps), "domain": domain}
 
 
 @pytest.mark.parametrize(
