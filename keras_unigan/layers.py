@@ -178,6 +178,41 @@ class LabelPlanes(keras.layers.Layer):
         return (*image[:-1], image[-1] + code[-1])
 
 
+@keras.saving.register_keras_serializable(package="keras_unigan")
+class LocalContrast(keras.layers.Layer):
+    """Joins an image with itself in units of the contrast around each voxel.
+
+    The new channels are `(x - mean) / sd` with the mean and standard deviation of a cube around
+    the voxel (cut at the border). They hardly change where a window or gain squeezes the
+    intensities of a tissue into a small part of [-1, 1], as in a modality that was never seen.
+
+    Args:
+        size: Side of the cube, voxels, odd.
+        floor: Least standard deviation, so that noise in flat places is not blown up.
+
+    Input shape: `(batch, *spatial, channels)`.
+    Output shape: `(batch, *spatial, 2 * channels)`; the new channels lie in about [-3, 3].
+    """
+
+    def __init__(self, size=15, floor=0.02, name=None, **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.size, self.floor = size, floor
+
+    def call(self, image):
+        x = keras.ops.cast(image, "float32")
+        pool = lambda y: keras.ops.average_pool(y, self.size, 1, "same")  # noqa: E731
+        mean = pool(x)
+        variance = keras.ops.maximum(pool(x**2) - mean**2, 0.0)
+        local = (x - mean) / keras.ops.sqrt(variance + self.floor**2)
+        return keras.ops.concatenate([image, keras.ops.cast(local, image.dtype)], axis=-1)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], 2 * input_shape[-1])
+
+    def get_config(self):
+        return {**super().get_config(), "size": self.size, "floor": self.floor}
+
+
 def squeeze_excitation(x, units, name):
     """Scales each channel by a gate that sees the mean of all channels (no biases).
 

@@ -7,7 +7,12 @@ import tensorflow as tf
 from checks import plan
 
 from keras_unigan import config
-from keras_unigan.layers import NORMALIZATIONS, IntensityNormalization, volume_statistics
+from keras_unigan.layers import (
+    NORMALIZATIONS,
+    IntensityNormalization,
+    LocalContrast,
+    volume_statistics,
+)
 
 CT = {"scheme": "ct", "mean": 60.0, "sd": 25.0, "low": -2.0, "high": 2.4}
 MR = {"scheme": "mr", "mean": 0.0, "sd": 1.0, "low": -1.8, "high": 3.2}
@@ -162,3 +167,23 @@ def test_errors():
         IntensityNormalization(["ct", "t1"], {"ct": CT})
     with pytest.raises(ValueError, match=r"Expected scheme of 'ct' in \['ct', 'mr'\], got 'pet'"):
         IntensityNormalization(["ct"], {"ct": {**CT, "scheme": "pet"}})
+
+
+def test_local_contrast_does_not_see_a_window():
+    image = np.random.default_rng(0).uniform(-1, 1, (2, 20, 18, 1)).astype("float32")
+    layer = LocalContrast(size=5, floor=1e-3)
+    found = layer(image).numpy()
+    np.testing.assert_array_equal(found[..., :1], image)
+    patch = image[1, 3:8, 7:12, 0]
+    expected = (image[1, 5, 9, 0] - patch.mean()) / patch.std()
+    assert found[1, 5, 9, 1] == pytest.approx(expected, rel=1e-3)
+    corner = image[0, :3, :3, 0]  # cut at the border
+    expected = (image[0, 0, 0, 0] - corner.mean()) / corner.std()
+    assert found[0, 0, 0, 1] == pytest.approx(expected, rel=1e-3)
+    # A tenth of the range, shifted: the same local contrast.
+    squeezed = layer(0.1 * image + 0.5).numpy()
+    np.testing.assert_allclose(squeezed[..., 1], found[..., 1], atol=0.01)
+    flat = layer(np.full((1, 8, 8, 1), 0.3, "float32")).numpy()
+    np.testing.assert_allclose(flat[..., 1], 0, atol=1e-2)
+    volume = np.random.default_rng(1).normal(size=(1, 6, 5, 4, 2)).astype("float32")
+    assert layer(volume).shape == (1, 6, 5, 4, 4)

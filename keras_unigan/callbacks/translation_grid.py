@@ -77,8 +77,11 @@ def _choose(batches, count):
     """One patch a modality: images `(samples, *patch, 1)`, domains and, in 3-D, the slices."""
     best: dict[int, tuple] = {}
     for _, batch in zip(range(BATCHES), batches, strict=False):
-        batch = {key: np.asarray(batch[key]) for key in ("image", "label_map", "domain")}
-        for image, label_map, domain in zip(*batch.values(), strict=True):
+        keys = ("image", "label_map", "domain", "case")
+        arrays = [np.asarray(batch[key]) for key in keys]
+        for image, label_map, domain, case in zip(*arrays, strict=True):
+            if case < 0:  # fills the last batch up
+                continue
             area = ((label_map > 0) & (label_map != IGNORE)).sum((0, 1))
             if domain not in best or area.sum() > best[domain][0]:
                 best[int(domain)] = (area.sum(), image, int(np.argmax(area)))

@@ -15,6 +15,8 @@ from keras_unigan.models.masked import choose
 
 HEADS = ("classify", "multi")
 
+FLAT = 1e-3  # mean distance from its own mean below which an image is empty
+
 
 class TranslationGame(AdversarialModel):
     """What StarGAN, UAGAN and the Unified GAN share: source and domain losses of two sides.
@@ -155,10 +157,11 @@ class TranslationGame(AdversarialModel):
         """`copy_ratio` and `diversity` of a batch of translations, over all replicas."""
         image, fake = tf.cast(image, "float32"), tf.cast(fake, "float32")
         axes = list(range(1, image.shape.rank))
-        asked = tf.cast(source != target, "float32")
         moved = tf.reduce_mean(tf.abs(fake - image), axes)
         spread = tf.reduce_mean(tf.abs(image - tf.reduce_mean(image, axes, keepdims=True)), axes)
-        ratio = self.average(moved / tf.maximum(spread, 1e-6), asked)
+        # An empty patch has no spread to compare with.
+        asked = tf.cast((source != target) & (spread > FLAT), "float32")
+        ratio = self.average(moved / tf.maximum(spread, FLAT), asked)
         # Where nothing was asked for there is nothing to say, and the metric leaves NaN out.
         some = self._anywhere(tf.reduce_any(asked > 0))
         mean = tf.reduce_mean(fake, 0, keepdims=True)

@@ -3,6 +3,7 @@
 import keras
 
 from keras_unigan.layers import (
+    LocalContrast,
     check_strides,
     conv,
     conv_transpose,
@@ -25,6 +26,7 @@ class UNet(keras.Model):
             `levels`. None pools every axis by 2. Until a coarse axis is first pooled,
             convolutions do not reach along it: they are 3x3x1 (methods.md §1).
         spatial_dims: 2 or 3.
+        local_contrast: Whether the image comes with itself in units of its local contrast.
 
     Input shape: `(batch, *spatial, channels)`; each side divisible by the product of its strides.
     Output shape: `(batch, *spatial, classes)`, float32 logits.
@@ -42,11 +44,14 @@ class UNet(keras.Model):
         levels=4,
         strides=None,
         spatial_dims=2,
+        local_contrast=False,
         name="unet",
     ):
         strides = [(2,) * spatial_dims] * levels if strides is None else strides
         strides = check_strides(strides, spatial_dims)
         x = image = keras.Input((*[None] * spatial_dims, channels), name="image")
+        if local_contrast:
+            x = LocalContrast(name="local_contrast")(x)
         skips = []
         for level, stride in enumerate(strides):
             kernel = level_kernel(strides, level)
@@ -65,6 +70,7 @@ class UNet(keras.Model):
         logits = conv(spatial_dims)(classes, 1, dtype="float32", name="logits")(x)
         super().__init__(image, logits, name=name)
         self.channels, self.classes, self.filters = channels, classes, filters
+        self.local_contrast = local_contrast
         self.levels, self.strides, self.spatial_dims = len(strides), strides, spatial_dims
 
     def get_config(self):
@@ -75,6 +81,7 @@ class UNet(keras.Model):
             "levels": self.levels,
             "strides": [list(s) for s in self.strides],
             "spatial_dims": self.spatial_dims,
+            "local_contrast": self.local_contrast,
             "name": self.name,
         }
 

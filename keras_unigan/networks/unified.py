@@ -5,6 +5,7 @@ import keras
 from keras_unigan.layers import (
     FiLM,
     LabelPlanes,
+    LocalContrast,
     check_strides,
     conv,
     conv_transpose,
@@ -41,6 +42,7 @@ class UnifiedGenerator(keras.Model):
             "decoder": as "film", but in the translation decoder only. With `se_levels=0` the
             logits then do not depend on the code at all.
         spatial_dims: 2 or 3.
+        local_contrast: Whether the image comes with itself in units of its local contrast.
 
     Input shape: `[(batch, *spatial, channels), (batch, code_size)]`; each side divisible by the
         product of its strides.
@@ -64,6 +66,7 @@ class UnifiedGenerator(keras.Model):
         se_levels=1,
         conditioning="difference",
         spatial_dims=2,
+        local_contrast=False,
         name="unified_generator",
     ):
         if conditioning not in CONDITIONING:
@@ -78,7 +81,8 @@ class UnifiedGenerator(keras.Model):
         image = keras.Input((*[None] * spatial_dims, channels), name="image")
         code = keras.Input((planes + tables,), name="code")
         table_code = code[:, planes:] if tables else None
-        x = LabelPlanes(name="planes")([image, code[:, :planes]]) if planes else image
+        x = LocalContrast(name="local_contrast")(image) if local_contrast else image
+        x = LabelPlanes(name="planes")([x, code[:, :planes]]) if planes else x
         skips = []
         for level, width in enumerate(widths):
             stride = strides[level - 1] if level else 1
@@ -108,7 +112,7 @@ class UnifiedGenerator(keras.Model):
         self.channels, self.classes, self.domains = channels, classes, domains
         self.filters, self.strides, self.se_levels = filters, strides, se_levels
         self.conditioning, self.spatial_dims = conditioning, spatial_dims
-        self.code_size = planes + tables
+        self.code_size, self.local_contrast = planes + tables, local_contrast
 
     def code(self, source, target):
         """Code that asks for `target`, float32 `(batch, code_size)`.
@@ -147,6 +151,7 @@ class UnifiedGenerator(keras.Model):
             "se_levels": self.se_levels,
             "conditioning": self.conditioning,
             "spatial_dims": self.spatial_dims,
+            "local_contrast": self.local_contrast,
             "name": self.name,
         }
 

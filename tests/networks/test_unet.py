@@ -27,7 +27,14 @@ def test_network_2d(tmp_path):
     check_network(
         UNet,
         # Two dimensions are the default, so `spatial_dims` is tried in 3-D below.
-        {"channels": 2, "classes": 3, "filters": 4, "levels": 3, "spatial_dims": 2},
+        {
+            "channels": 2,
+            "classes": 3,
+            "filters": 4,
+            "levels": 3,
+            "spatial_dims": 2,
+            "local_contrast": True,
+        },
         [(2, 16, 24, 2), (1, 8, 8, 2)],
         lambda shape: [(*shape[:-1], 3)],
         tmp_path,
@@ -46,6 +53,7 @@ def test_network_3d_with_strides_per_axis(tmp_path):
             "levels": 2,
             "strides": [[2, 2, 1], [2, 1, 2]],
             "spatial_dims": 3,
+            "local_contrast": True,
         },
         [(2, 8, 4, 6, 2), (1, 4, 6, 4, 2)],
         lambda shape: [(*shape[:-1], 3)],
