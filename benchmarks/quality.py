@@ -190,6 +190,7 @@ def one(system, setting, seed, options):
         **{"setting": setting, "system": system, "seed": seed, "steps": options.steps},
         **{"batch": options.batch, "filters": options.filters, "tag": options.tag},
         "augment": experiment.train.augment,
+        "learning_rate": options.learning_rate,
         "train_seconds": round(seconds),
     }
     for name in ("segmentor_gradient_norm", "segmentor_gradient_sd"):
