@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from keras_unigan import evaluation, training
-from keras_unigan.config import Experiment, Labels, Study, TrainOptions
+from keras_unigan.config import Experiment, Labels, Study, TrainOptions, read_json
 from keras_unigan.data import cases
 from keras_unigan.pipelines import preprocess
 
@@ -176,11 +176,20 @@ def key_of(row):
 def one(system, setting, seed, options):
     """Trains and scores one run; returns its row."""
     shards, whole, folder = prepared(options.data, setting, options.work)
-    output = folder / "runs" / f"{system}_{seed}_{options.steps}{options.tag}".replace(" ", "_")
+    budget = f"{options.steps}x{options.batch}_width{options.filters}"
+    output = folder / "runs" / f"{system}{options.tag}_{seed}_{budget}".replace(" ", "_")
     started = time.perf_counter()
     experiment = experiment_of(system, setting, seed, options, shards, output)
     resume = (output / "checkpoints" / "state.json").is_file()
-    finished = resume and json.loads((output / "run.json").read_text())[-1]["status"] == "finished"
+    finished = False
+    if resume:
+        before = dataclasses.replace(Experiment.load(output / "config.json"), horizon=None)
+        if before != experiment:
+            raise SystemExit(
+                f"{output} was trained with other settings: give --tag a name for these"
+            )
+        entries = output / "run.json"
+        finished = entries.is_file() and read_json(entries)[-1]["status"] == "finished"
     if not finished:
         training.run(experiment, resume=resume, overwrite=not resume, quiet=options.quiet)
     seconds = time.perf_counter() - started

@@ -273,6 +273,13 @@ def export(network, plan, folder):
     Raises:
         CodedError: KUG-T04 when the network does not fit the plan.
     """
+    if hasattr(network, "translate") and not hasattr(network, "segment"):
+        raise CodedError(
+            "KUG-T04",
+            network.name,
+            f"a {type(network).__name__}, which only translates",
+            "a network that segments",
+        )
     folder, network = Path(folder), full_precision(network)
     multiples = side_multiples(network)
     card = model_card(network, plan, multiples)

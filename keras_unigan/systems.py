@@ -125,7 +125,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
         "game": ("UAGAN", {}),
         "paper": "Yuan et al., UAGAN, MICCAI 2019, arXiv:1907.03548",
         "year": 2019,
-        "needs": "labels; two or more modalities; modality needed at prediction",
+        "needs": "labels; two or more modalities; told the modality at prediction, or none",
         "spatial_dims": (2,),
         # Generator for three modalities, one channel in, two classes out (methods.md §2.5).
         "parameters": 60_442_755,

@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras_unigan import config, export
 from keras_unigan.errors import CodedError
 from keras_unigan.layers import IntensityNormalization
-from keras_unigan.networks import SegANSegmentor, UNet
+from keras_unigan.networks import SegANSegmentor, StarGANGenerator, UNet
 
 CLASSES = config.Labels(classes={"organ": (1,), "lesion": (2, 3)})
 REGIONS = config.Labels(regions={"whole": (1, 2), "core": (2,)})
@@ -271,3 +271,8 @@ def test_a_network_of_other_labels_is_refused(tmp_path):
     with pytest.raises(CodedError, match="KUG-T04 unet: found 2 outputs, expected 3"):
         export.export(network, make_plan(), tmp_path / "m")
     assert not (tmp_path / "m").exists()
+
+
+def test_a_network_that_only_translates_is_refused(tmp_path):
+    with pytest.raises(CodedError, match=r"KUG-T04 .*a StarGANGenerator, which only translates"):
+        export.export(StarGANGenerator(filters=2, blocks=1), None, tmp_path / "model")

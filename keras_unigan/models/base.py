@@ -33,11 +33,12 @@ class FiniteMean(keras.metrics.Mean):
 
     def update_state(self, value, sample_weight=1.0):
         finite = tf.math.is_finite(value)
-        weight = tf.where(finite, tf.cast(sample_weight, self.dtype), 0.0)
-        return super().update_state(tf.where(finite, value, 0.0), sample_weight=weight)
+        weight = tf.where(finite, tf.cast(sample_weight, self.dtype), tf.zeros((), self.dtype))
+        value = tf.where(finite, value, tf.zeros((), value.dtype))
+        return super().update_state(value, sample_weight=weight)
 
     def result(self):
-        return tf.where(self.count > 0, super().result(), float("nan"))
+        return tf.where(self.count > 0, super().result(), tf.cast(float("nan"), self.dtype))
 
 
 class FiniteDeviation(keras.metrics.Metric):
@@ -45,14 +46,17 @@ class FiniteDeviation(keras.metrics.Metric):
 
     def __init__(self, name="deviation", dtype=None):
         super().__init__(name=name, dtype=dtype)
-        self.mean, self.square = FiniteMean(name="mean"), FiniteMean(name="square")
+        # float32 would lose a small deviation of large values.
+        self.mean, self.square = (FiniteMean(name=n, dtype="float64") for n in ("mean", "square"))
 
     def update_state(self, value, sample_weight=1.0):
+        value = tf.cast(value, "float64")
         self.mean.update_state(value, sample_weight)
         self.square.update_state(value**2, sample_weight)
 
     def result(self):
-        return tf.sqrt(tf.maximum(self.square.result() - self.mean.result() ** 2, 0.0))
+        variance = tf.maximum(self.square.result() - self.mean.result() ** 2, 0.0)
+        return tf.cast(tf.sqrt(variance), self.dtype)
 
 
 def _batch(data):
@@ -318,9 +322,16 @@ class AdversarialModel(keras.Model):
             norm = self.minimize(moves)
             if moves[0].active is not None:
                 active[role] = self._anywhere(tf.reduce_any([move.active for move in moves]))
-        return {name: tf.add_n([r[name] for r in results]) / len(results) for name in results[0]}, (
-            active
-        )
+        return {name: self._mean_over_parts(name, results) for name in results[0]}, active
+
+    def _mean_over_parts(self, name, results):
+        """Mean of a term over micro-batches; of a watched one, over those that know it."""
+        values = tf.stack([result[name] for result in results])
+        if name not in self.watched:
+            return tf.reduce_mean(values)
+        said = tf.math.is_finite(values)
+        # None of them: 0 / 0 is NaN.
+        return tf.reduce_sum(tf.where(said, values, 0.0)) / tf.reduce_sum(tf.cast(said, "float32"))
 
     def test_step(self, data):
         batch = _batch(data)

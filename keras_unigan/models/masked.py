@@ -46,6 +46,7 @@ class MaskedCritic:
         Raises:
             ValueError: For unknown options, or a critic that does not fit them.
         """
+        check_weights(clip_value=clip_value)
         choose("mask_mode", mask_mode, ("concat", "multiply"))
         choose("critic_mode", critic_mode, ("shared", "joint", "per_class"))
         choose("weighting", weighting, ("level", "flat"))
@@ -141,3 +142,10 @@ def choose(name, value, known):
     """Raises `ValueError` where `value` is not one of `known`."""
     if value not in known:
         raise ValueError(f"Expected {name} in {known}, got {value!r}.")
+
+
+def check_weights(**weights):
+    """Raises `ValueError` for a weight that is no finite number of at least 0."""
+    for name, value in weights.items():
+        if not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+            raise ValueError(f"Expected {name} of at least 0, got {value!r}.")

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from keras_unigan.losses import class_cross_entropy, region_cross_entropy, soft_dice
 from keras_unigan.models.base import AdversarialModel, Move
-from keras_unigan.models.masked import MaskedCritic
+from keras_unigan.models.masked import MaskedCritic, check_weights
 
 # RMSProp's rate of the published form, Adam's of the skin-lesion form and of the practical one. On
 # 64x64 phantoms at width 32, 300 steps of 8, Adam gave Dice 0.942, 0.949 and 0.942 at 5e-4, 1e-3
@@ -88,6 +88,7 @@ class SegAN(MaskedCritic, AdversarialModel):
             clip_value,
             critic_mode,
         )
+        check_weights(lambda_dice=lambda_dice, ce_weight=ce_weight)
         self.lambda_dice, self.ce_weight = lambda_dice, ce_weight
 
     @classmethod

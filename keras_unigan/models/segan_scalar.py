@@ -11,7 +11,7 @@ from keras_unigan.losses import (
     soft_dice,
 )
 from keras_unigan.models.base import AdversarialModel, Move
-from keras_unigan.models.masked import MaskedCritic, annotated_samples
+from keras_unigan.models.masked import MaskedCritic, annotated_samples, check_weights
 from keras_unigan.models.segan import SPECTRAL_RATE
 
 
@@ -64,6 +64,7 @@ class SegANScalar(MaskedCritic, AdversarialModel):
         networks = {"segmentor": segmentor, "critic": critic}
         super().__init__(networks, plan, spatial_dims, ema_decay, total_steps, name)
         self.set_masking(segmentor.channels, critic, mask_mode, shift=shift)
+        check_weights(lambda_dice=lambda_dice, ce_weight=ce_weight)
         self.lambda_dice, self.ce_weight = lambda_dice, ce_weight
 
     @classmethod

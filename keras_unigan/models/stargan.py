@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from keras_unigan.losses import cycle
 from keras_unigan.models.base import Move
+from keras_unigan.models.masked import check_weights
 from keras_unigan.models.schedules import constant_then_linear
 from keras_unigan.models.translation import TranslationGame
 
@@ -73,8 +74,9 @@ class StarGAN(TranslationGame):
     ):
         networks = {"generator": generator, "discriminator": discriminator}
         super().__init__(networks, plan, spatial_dims, ema_decay, total_steps, name)
-        if n_critic < 1:
-            raise ValueError(f"Expected n_critic >= 1, got {n_critic}.")
+        if not isinstance(n_critic, int) or n_critic < 1:
+            raise ValueError(f"Expected n_critic >= 1, a whole number, got {n_critic!r}.")
+        check_weights(identity_weight=identity_weight)
         self.set_adversary(
             adversarial, adversarial_weight, domain_weight, cycle_weight, penalty_weight
         )

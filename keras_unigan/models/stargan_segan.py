@@ -6,7 +6,7 @@ import tensorflow as tf
 from keras_unigan.layers import segment_logits
 from keras_unigan.losses import ramp, soft_dice
 from keras_unigan.models.base import Move
-from keras_unigan.models.masked import MaskedCritic
+from keras_unigan.models.masked import MaskedCritic, check_weights
 from keras_unigan.models.schedules import cosine
 from keras_unigan.models.translation import TranslationGame
 
@@ -104,6 +104,8 @@ class StarGANSegAN(MaskedCritic, TranslationGame):
             clip_value,
             critic_mode,
         )
+        weights = {"shape_weight": shape_weight, "shape_ramp": shape_ramp}
+        check_weights(**weights, lambda_dice=lambda_dice)
         self.shape_weight, self.shape_ramp = shape_weight, shape_ramp
         self.lambda_dice = lambda_dice
 

@@ -6,10 +6,11 @@ import tensorflow as tf
 from keras_unigan.config import IGNORE
 from keras_unigan.losses import class_cross_entropy, region_cross_entropy, soft_dice
 from keras_unigan.models.base import AdversarialModel, Move
+from keras_unigan.models.masked import check_weights
 from keras_unigan.models.schedules import cosine
 
-# Adam's highest and last rate. On the semi-real brains at width 16, 1000 steps of 8, validation Dice
-# was 0.669 at 2e-3 and 0.718 at 6e-3 (one seed each).
+# Adam's highest and last rate. On the semi-real brains at width 16, 1000 steps of 8, validation
+# Dice was 0.669 at 2e-3 and 0.718 at 6e-3 (one seed each).
 RATE, FLOOR = 6e-3, 1e-6
 
 
@@ -46,6 +47,7 @@ class SupervisedModel(AdversarialModel):
     ):
         networks = {"segmentor": segmentor}
         super().__init__(networks, plan, spatial_dims, ema_decay, total_steps, name)
+        check_weights(ce_weight=ce_weight, dice_weight=dice_weight)
         self.ce_weight, self.dice_weight = ce_weight, dice_weight
 
     @classmethod

@@ -11,7 +11,7 @@ from keras_unigan.losses import (
     r1_penalty,
 )
 from keras_unigan.models.base import AdversarialModel
-from keras_unigan.models.masked import choose
+from keras_unigan.models.masked import check_weights, choose
 
 HEADS = ("classify", "multi")
 
@@ -50,10 +50,16 @@ class TranslationGame(AdversarialModel):
             penalty_weight: Weight of the gradient penalty under "wgan_gp", else of R1.
 
         Raises:
-            ValueError: For an unknown family, or a discriminator of another head.
+            ValueError: For an unknown family, a weight below 0, or a discriminator of another head.
         """
         choose("adversarial", adversarial, tuple(ADVERSARIAL))
         choose("head of the discriminator", self.discriminator.head, HEADS)
+        check_weights(
+            adversarial_weight=adversarial_weight,
+            domain_weight=domain_weight,
+            cycle_weight=cycle_weight,
+            penalty_weight=penalty_weight,
+        )
         self.adversarial, self.adversarial_weight = adversarial, adversarial_weight
         self.domain_weight = domain_weight
         self.cycle_weight, self.penalty_weight = cycle_weight, penalty_weight
@@ -165,10 +171,14 @@ class TranslationGame(AdversarialModel):
         # Where nothing was asked for there is nothing to say, and the metric leaves NaN out.
         some = self._anywhere(tf.reduce_any(asked > 0))
         mean = tf.reduce_mean(fake, 0, keepdims=True)
-        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        if replicas > 1:
             context = tf.distribute.get_replica_context()
             mean = context.all_reduce(tf.distribute.ReduceOp.MEAN, mean)
         return {
             "copy_ratio": tf.where(some, ratio, float("nan")),
-            "diversity": tf.reduce_mean(tf.abs(fake - mean)),
+            # One image alone differs from nothing, which is no collapse.
+            "diversity": tf.where(
+                replicas * tf.shape(fake)[0] > 1, tf.reduce_mean(tf.abs(fake - mean)), float("nan")
+            ),
         }

@@ -13,6 +13,7 @@ from keras_unigan.losses import (
     soft_dice,
 )
 from keras_unigan.models.base import Move
+from keras_unigan.models.masked import check_weights
 from keras_unigan.models.schedules import cosine
 from keras_unigan.models.translation import TranslationGame
 
@@ -90,7 +91,13 @@ class UnifiedGAN(TranslationGame):
         self.set_tasks(segmentation_weight, shape_weight, shape_ramp, distillation_weight)
 
     def set_tasks(self, segmentation_weight, shape_weight, shape_ramp, distillation_weight):
-        """Keeps the weights of the segmentation's terms; see the class for their meaning."""
+        """Keeps the weights of the segmentation's terms; see the class for their meaning.
+
+        Raises:
+            ValueError: For one that is no number of at least 0.
+        """
+        weights = {"segmentation_weight": segmentation_weight, "shape_weight": shape_weight}
+        check_weights(**weights, shape_ramp=shape_ramp, distillation_weight=distillation_weight)
         self.segmentation_weight = segmentation_weight
         self.shape_weight, self.shape_ramp = shape_weight, shape_ramp
         self.distillation_weight = distillation_weight
@@ -114,10 +121,13 @@ class UnifiedGAN(TranslationGame):
         return {"generator": adam(global_clipnorm=5.0), "discriminator": adam()}
 
     def play(self, batch):
-        image, source, real, _, target = self.unpack(batch)
+        image, source, real, domain, target = self.unpack(batch)
         truth, valid = self.target(batch["label_map"])
+        # What prediction asks for where the modality is not known has to be trained too: no
+        # translation, for images that are to become what they are.
+        asked = tf.where((source < 0) & (target == domain), -1, target)
         with tf.GradientTape() as tape:
-            logits, fake = self.make(self.generator, image, source, target, training=True)
+            logits, fake = self.make(self.generator, image, source, asked, training=True)
         # 1. The discriminator: real from made, and which modality the real one is.
         norms = {}
         with tf.GradientTape() as discriminator_tape:

@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from keras_unigan.models.base import Move
-from keras_unigan.models.masked import MaskedCritic
+from keras_unigan.models.masked import MaskedCritic, check_weights
 from keras_unigan.models.schedules import cosine
 from keras_unigan.models.translation import TranslationGame
 from keras_unigan.models.unified import UnifiedGAN
@@ -100,6 +100,7 @@ class UniGAN(MaskedCritic, UnifiedGAN):
             clip_value,
             critic_mode,
         )
+        check_weights(multi_scale_weight=multi_scale_weight)
         self.multi_scale_weight = multi_scale_weight
 
     @classmethod

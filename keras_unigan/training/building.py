@@ -258,10 +258,9 @@ def load_model(path):
 
 
 def load_run(folder):
-    """Loads the averaged segmentor and the `config.Plan` of a run folder.
+    """Loads the averaged main network and the `config.Plan` of a run folder.
 
     Raises:
         CodedError: KUG-T04 when the folder holds no run.
     """
-    predictor = inference.load(folder)
-    return predictor.network, predictor.plan
+    return inference.load_network(folder), Plan.load(Path(folder) / "plan.json")

@@ -101,7 +101,9 @@ def initialize(model, plan, run):
         axes = {} if source is None else _axes(model, role, before, plan)
         if source is None or type(source) is not type(network) or axes is None:
             if main:
-                raise _other(run, type(source).__name__, type(network).__name__)
+                # A run of another game may have no such role.
+                found = next(iter(sources.values())) if source is None else source
+                raise _other(run, type(found).__name__, type(network).__name__)
             report["roles"][role] = {"copied": 0, "extended": [], "fresh": ["all"]}
             continue
         done = _copy(network, source, axes, run if main else None)
@@ -236,6 +238,8 @@ def _copy(network, source, axes, run):
     saved = {id(variable) for variable in network.weights}
     first = network.input_shape
     first = (first[0] if isinstance(first, list) else first)[-1]
+    # `layers.LocalContrast` puts as many channels again between the image and the planes.
+    first *= 2 if getattr(network, "local_contrast", False) else 1
     for variable in network.variables:
         if id(variable) not in saved:
             continue  # the state of a random generator

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from checks import batch, dataset, plan, same, state, tensors, values
 
-from keras_unigan.models import MODELS, SegAN, SupervisedModel
+from keras_unigan.models import MODELS, SegAN, SupervisedModel, base
 from keras_unigan.networks import SegANCritic, SegANSegmentor, UNet
 
 
@@ -224,6 +224,16 @@ def test_gradient_norm_is_reported_before_clipping():
     assert float(logs["segmentor_gradient_norm"]) == pytest.approx(float(expected), rel=1e-4)
     moved = [b - a for a, b in zip(before, values(model.role_variables("segmentor")), strict=True)]
     assert float(tf.linalg.global_norm(moved)) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_a_small_deviation_of_large_norms_is_found():
+    metric = base.FiniteDeviation()
+    for value in (1e4, 1e4 + 0.5, float("nan"), 1e4 - 0.5):
+        metric.update_state(tf.constant(value))
+    assert float(metric.result()) == pytest.approx(np.std([0, 0.5, -0.5]), rel=1e-3)
+    assert metric.result().dtype == tf.float32
+    metric.reset_state()
+    assert np.isnan(metric.result())
 
 
 # Mixed precision.

@@ -110,6 +110,28 @@ def without(model, **weights):
     return model
 
 
+@pytest.mark.parametrize("name", ["stargan", "uagan"])
+def test_micro_batches_move_as_the_whole_batch_does(name):
+    kind, options = GAMES[name]
+    data = batch(plan(), unlabelled=False)
+    games, logs = [], []
+    for accumulate in (1, 2, 4):
+        model = game(kind, **options)
+        model.compile(sgd(kind), accumulate=accumulate)
+        start = values(model.generator.weights)
+        logs.append(model.train_on_batch(data, return_dict=True))
+        games.append(values(model.weights))
+        assert not same(start, values(model.generator.weights))
+    for found, log in zip(games[1:], logs[1:], strict=True):
+        assert same(found, games[0], atol=1e-4)
+        # Of parts without another modality to go to, there is no ratio.
+        assert log["copy_ratio"] == pytest.approx(logs[0]["copy_ratio"], rel=0.5)
+        assert log["real_score"] == pytest.approx(logs[0]["real_score"], abs=1e-5)
+    # One image alone is no collapse.
+    assert logs[1]["diversity"] > 0
+    assert np.isnan(logs[2]["diversity"])
+
+
 # The discriminator's side.
 
 
@@ -190,6 +212,23 @@ def test_each_move_of_n_critic_takes_another_target():
 
 
 # The generator's side.
+
+
+@pytest.mark.parametrize("conditioning", ["concat", "film", "decoder"])
+def test_the_code_of_the_unknown_modality_is_trained(conditioning):
+    model = game(UnifiedGAN, conditioning=conditioning, adversarial_weight=0.0, domain_weight=0.0)
+    data = tensors({**batch(model.plan), "target": np.array([1, 1, 1, 0], "int32")})
+    # The second sample is of unknown modality, and asked to become what it is.
+    codes = []
+    model.make = lambda generator, image, source, target, training: (
+        codes.append(target.numpy())
+        or type(model).make(model, generator, image, source, target, training)
+    )
+    for move in model.play(data):
+        assert move.role == "generator"
+        break
+    np.testing.assert_array_equal(codes[0], [1, -1, 1, 0])
+    np.testing.assert_array_equal(codes[1], data["domain"])
 
 
 class Identity:
@@ -312,7 +351,9 @@ def test_two_networks_are_averaged_beside_one_another():
     ("kind", "options", "message"),
     [
         (StarGAN, {"adversarial": "best"}, r"Expected adversarial in .*got 'best'"),
-        (StarGAN, {"n_critic": 0}, "Expected n_critic >= 1, got 0"),
+        (StarGAN, {"n_critic": 0}, "Expected n_critic >= 1, a whole number, got 0"),
+        (UniGAN, {"shape_ramp": "abc"}, "Expected shape_ramp of at least 0, got 'abc'"),
+        (UAGAN, {"cycle_weight": -1}, "Expected cycle_weight of at least 0, got -1"),
         (UAGAN, {"background_weight": 1.0}, r"Expected 0 < background_weight < 1, got 1\.0"),
         (UniGAN, {"mask_mode": "add"}, "Expected mask_mode in .*got 'add'"),
         (UniGAN, {"total_steps": 0}, "Expected total_steps >= 1, got 0"),

@@ -123,6 +123,22 @@ def test_the_unknown_code_stays_last(tmp_path, conditioning):
     assert len(report["roles"]["generator"]["extended"]) == (1 if conditioning == "concat" else 9)
 
 
+def test_planes_keep_their_place_behind_local_contrast(tmp_path):
+    network = {**SMALL["unigan"], "local_contrast": True}
+    plan = make_plan(modalities=("ct", "t1", "t2"), size=32)
+    source, model = (
+        training.build_model("unigan", p, seed=s, network=network, compile=False)
+        for p, s in ((two(), 1), (plan, 2))
+    )
+    run_of(tmp_path / "a", "joint", two(), checkpoint=False)
+    source.generator.save(tmp_path / "a" / "network.keras")
+    fresh = values(model.generator)["encoder_0_conv_0/kernel"]
+    transfer.initialize(model, plan, tmp_path / "a")
+    old, new = (values(m.generator)["encoder_0_conv_0/kernel"] for m in (source, model))
+    np.testing.assert_array_equal(new[..., :4, :], old)  # image, its contrast, ct, t1
+    np.testing.assert_array_equal(new[..., 4, :], fresh[..., 4, :])  # t2
+
+
 def test_every_system_takes_another_study(tmp_path):
     plan = dataclasses.replace(
         make_plan(modalities=("t1", "t2", "ct"), size=32),
@@ -147,6 +163,9 @@ def test_another_architecture_is_refused(tmp_path):
     run_of(tmp_path / "a", "joint", two(), checkpoint=False)
     with pytest.raises(CodedError, match=r"KUG-T04 .*found UNet, expected SegANSegmentor"):
         transfer.initialize(build("segan", two(), 2), two(), tmp_path / "a")
+    run_of(tmp_path / "b", "stargan", two())
+    with pytest.raises(CodedError, match=r"KUG-T04 .*found StarGANGenerator, expected UNet"):
+        transfer.initialize(build("joint", two(), 2), two(), tmp_path / "b")
     wide = training.build_model("joint", two(), network={**SMALL["joint"], "filters": 5})
     with pytest.raises(CodedError, match=r"KUG-T04 .*found shape \(3, 3, 1, 4\) for encoder_0_con"):
         transfer.initialize(wide, two(), tmp_path / "a")
