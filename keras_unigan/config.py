@@ -241,6 +241,8 @@ class Case:
         split: "train", "val", "test", or None before splitting.
         site: Where it was acquired, if known.
         visit: Which visit, if there are several.
+        channel: Which channel of a file with several the image is, counted from 0; None for a file
+            that holds this image alone.
     """
 
     subject: str
@@ -250,8 +252,11 @@ class Case:
     split: str | None = None
     site: str | None = None
     visit: str | None = None
+    channel: int | None = None
 
     def __post_init__(self):
+        if self.channel is not None and self.channel < 0:
+            raise CodedError("KUG-D08", self.id, f"channel {self.channel}", "0 or more")
         if self.split is not None and self.split not in SPLITS:
             raise CodedError("KUG-D08", self.id, f"split {self.split!r}", f"one of {SPLITS}")
         if self.modality != self.modality.lower() or not self.modality:

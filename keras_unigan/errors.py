@@ -23,6 +23,24 @@ CODES = {
     "KUG-D13": ("the same case twice, or one subject in two splits", 3),
     "KUG-D14": ("no usable case for a modality or split", 3),
     "KUG-D15": ("a class missing in one of the modalities to translate between", 3),
+    "KUG-D16": ("identifying text in a header, sidecar or file name", 3),
+    "KUG-D17": ("volume smaller than the patch", 3),
+    "KUG-D18": ("slices and volumes in one study", 3),
+    "KUG-D20": ("qform and sform disagree", 3),
+    "KUG-D21": ("axes not at right angles (sheared affine)", 3),
+    "KUG-D22": ("spacing, unit or orientation looks wrong", 3),
+    "KUG-D23": ("empty label map, one class only, or very little of a class", 3),
+    "KUG-D24": ("clipped range of intensities", 3),
+    "KUG-D25": ("intensities do not fit the modality", 3),
+    "KUG-D26": ("only one modality, or one of unknown kind", 3),
+    "KUG-D27": ("same content in two files", 3),
+    "KUG-D28": ("near-duplicate images in two splits", 3),
+    "KUG-D29": ("modalities badly unbalanced", 3),
+    "KUG-D30": ("several DICOM series where one is expected", 3),
+    "KUG-D31": ("a localiser, or images of another grid, inside a DICOM series", 3),
+    "KUG-D32": ("slices missing from a DICOM series", 3),
+    "KUG-D33": ("slices of a DICOM series at unequal distances or off their line", 3),
+    "KUG-D34": ("DICOM pixel data in a form that nothing here decodes", 3),
     "KUG-T01": ("unknown model", 2),
     "KUG-T02": ("setting out of range or unknown", 2),
     "KUG-T03": ("unknown modality", 2),
@@ -73,6 +91,17 @@ class CodedError(ValueError):
         if self.fix:
             text += f" Fix: {self.fix}"
         return text
+
+
+def missing_extra(where, package, extra):
+    """Returns KUG-E01 for a package of an extra that is not installed."""
+    return CodedError(
+        "KUG-E01",
+        where,
+        f"no package {package}",
+        f"the extra [{extra}]",
+        fix=f'pip install "keras-unigan[{extra}]"',
+    )
 
 
 def did_you_mean(name, known):

@@ -19,7 +19,7 @@ import numpy as np
 
 from keras_unigan import inference, metrics
 from keras_unigan.config import IGNORE, SPLITS, Case, Study, finite, write_json
-from keras_unigan.data import nifti, preprocessing
+from keras_unigan.data import nifti, preprocessing, volumes
 from keras_unigan.errors import CodedError
 
 COLUMNS = (
@@ -139,9 +139,9 @@ def _score_case(predictor, study, case, known_modality, batch_size):
         "known_modality": known_modality,
     }
     try:
-        volume = nifti.read(study.path(case.image))
+        volume = volumes.read(study.path(case.image), case.channel)
         preprocessing.check_image(volume, case.id)
-        image, label = nifti.to_ras(volume), nifti.to_ras(nifti.read(study.path(case.label)))
+        image, label = nifti.to_ras(volume), nifti.to_ras(volumes.read(study.path(case.label)))
         preprocessing.check_pair(image, label, case.id)
         index_map = preprocessing.encode_labels(label.array, labels, case.id)
         start = time.perf_counter()

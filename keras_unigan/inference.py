@@ -12,7 +12,7 @@ import nibabel
 import numpy as np
 
 from keras_unigan.config import Plan
-from keras_unigan.data import nifti, preprocessing
+from keras_unigan.data import nifti, preprocessing, volumes
 from keras_unigan.data.windows import sliding_window
 from keras_unigan.errors import CodedError, did_you_mean
 
@@ -61,9 +61,20 @@ class Predictor:
     Args:
         network: Segmentor that gives logits of normalised patches.
         plan: `config.Plan` that it was trained with.
+
+    Raises:
+        CodedError: KUG-T04 for a network that only translates.
     """
 
     def __init__(self, network, plan):
+        if hasattr(network, "translate") and not hasattr(network, "segment"):
+            raise CodedError(
+                "KUG-T04",
+                "model",
+                f"a {type(network).__name__}, which only translates",
+                "a network that segments",
+                fix="unigan translate, or train a system that segments",
+            )
         import keras
         import tensorflow as tf
 
@@ -211,11 +222,13 @@ def segment(
     spatial_dims=2,
     spacing=None,
     batch_size=4,
+    channel=None,
 ):
     """Segments one scan of any kind; the label map lies on the scan's own grid.
 
     Args:
-        source: Path of a NIfTI file, nibabel image, or array `(x, y, z)` or `(x, y)` in RAS+.
+        source: Path of a scan (any kind that `data.volumes.read` reads), nibabel image, or array
+            `(x, y, z)` or `(x, y)` in RAS+.
         plan: `config.Plan`.
         predict: See `segment_volume`; also for `modality`, `spatial_dims` and `batch_size`.
         modality: Name in the plan; None where it is not known.
@@ -224,6 +237,7 @@ def segment(
         spacing: mm per voxel of each axis of an array; None: that of the plan. Files and images
             carry their own.
         batch_size: Windows per call of `predict`.
+        channel: Channel to take of a file that holds several, counted from 0.
 
     Returns:
         Values of the study's label files, uint8: an array for an array, else a nibabel image with
@@ -231,10 +245,10 @@ def segment(
 
     Raises:
         CodedError: KUG-T03 for an unknown modality, KUG-E02 when `output` is the scan itself,
-            KUG-D01 to KUG-D12 for a scan that cannot be used.
+            KUG-D01 to KUG-D12, KUG-D30 to KUG-D34 and KUG-E01 for a scan that cannot be used.
         ValueError: For a source of another kind, or `spacing` that does not fit it.
     """
-    volume, where, is_array = open_source(source, output, plan, spacing)
+    volume, where, is_array = open_source(source, output, plan, spacing, channel)
     label_map, _ = segment_volume(volume, plan, predict, modality, spatial_dims, batch_size, where)
     if output is not None:
         nifti.write(output, label_map, volume)
@@ -246,18 +260,19 @@ def segment(
     return kind.from_bytes(nifti.encode(label_map, volume))
 
 
-def predict(model, source, modality=None, output=None, *, spacing=None, batch_size=4):
+def predict(model, source, modality=None, output=None, *, spacing=None, batch_size=4, channel=None):
     """Segments one scan with a trained model; see `segment` for all but `model`.
 
     No system of this version needs the modality; naming it normalises intensities as in training.
 
     Args:
         model: Run folder, game (with `network` and `plan`), pair `(network, plan)`, or `Predictor`.
-        source: Path of a NIfTI file, nibabel image, or array.
+        source: Path of a scan, nibabel image, or array; see `segment`.
         modality: Name in the plan; None where it is not known.
         output: Path that receives the label map.
         spacing: mm per voxel of each axis of an array.
         batch_size: Windows per step.
+        channel: See `segment`.
 
     Returns:
         The same kind as `source`, or `output`.
@@ -276,10 +291,11 @@ def predict(model, source, modality=None, output=None, *, spacing=None, batch_si
         spatial_dims=predictor.spatial_dims,
         spacing=spacing,
         batch_size=batch_size,
+        channel=channel,
     )
 
 
-def open_source(source, output, plan, spacing):
+def open_source(source, output, plan, spacing, channel=None):
     """Volume of a source, what errors call it, and whether it is an array; see `segment`."""
     is_image = isinstance(source, nibabel.spatialimages.SpatialImage)
     is_path = isinstance(source, (str, os.PathLike))
@@ -290,9 +306,9 @@ def open_source(source, output, plan, spacing):
     if is_path:
         if output is not None:
             _refuse_same_file(source, output)
-        return nifti.read(source), str(source), False
+        return volumes.read(source, channel), str(source), False
     if is_image:
-        return nifti.from_image(source), "image", False
+        return nifti.from_image(source, channel=channel), "image", False
     array = np.asarray(source)
     if array.ndim not in (2, 3) or array.dtype.kind not in "iuf":
         raise ValueError(
@@ -326,8 +342,8 @@ def stem(path):
 def outputs_for(inputs, output, suffix="seg"):
     """Scans named by files, folders and globs, each with the path of its result.
 
-    Folders give their own NIfTI files but those named `seg` or `*_seg` (label maps beside scans)
-    and earlier results.
+    Folders give the scans in them (`data.volumes.scans_in`; a folder of DICOM slices is one scan)
+    but those named `seg` or `*_seg` (label maps beside scans) and earlier results.
 
     Args:
         inputs: Paths of files, folders, or globs.
@@ -345,15 +361,17 @@ def outputs_for(inputs, output, suffix="seg"):
     for text in inputs:
         path = Path(text)
         if path.is_dir():
-            found = sorted(p for p in path.iterdir() if p.is_file() and stem(p))
-            found = [p for p in found if not f"_{stem(p)}".endswith(("_seg", f"_{suffix}"))]
+            results = ("_seg", f"_{suffix}")
+            found = volumes.scans_in(path)
+            found = [p for p in found if not f"_{volumes.stem(p)}".endswith(results)]
         elif path.is_file():
             found = [path]
         else:
             matches = (Path(p) for p in sorted(glob.glob(str(text), recursive=True)))
-            found = [p for p in matches if p.is_file() and stem(p)]
+            found = [p for p in matches if p.is_file() and volumes.stem(p)]
         if not found:
-            raise CodedError("KUG-D01", text, "no scan", "NIfTI files (.nii, .nii.gz)")
+            known = ", ".join(volumes.ENDINGS)
+            raise CodedError("KUG-D01", text, "no scan", f"a folder of DICOM, or files {known}")
         sources += [p for p in found if p not in sources]
     if stem(output) and len(sources) > 1:
         raise CodedError("KUG-T02", "--output", f"one file for {len(sources)} scans", "a folder")
@@ -363,7 +381,8 @@ def outputs_for(inputs, output, suffix="seg"):
             "KUG-T02", "--output", f"a name ending in {folder.suffix}", ".nii, .nii.gz or a folder"
         )
     targets = [
-        folder if stem(output) else folder / f"{stem(p) or p.name}_{suffix}.nii.gz" for p in sources
+        folder if stem(output) else folder / f"{volumes.stem(p) or p.name}_{suffix}.nii.gz"
+        for p in sources
     ]
     for source, target in zip(sources, targets, strict=True):
         _refuse_same_file(source, target)

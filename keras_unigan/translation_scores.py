@@ -15,7 +15,7 @@ import numpy as np
 
 from keras_unigan import evaluation, inference, layers, metrics, translation
 from keras_unigan.config import IGNORE, SPLITS, Study, finite, write_json
-from keras_unigan.data import nifti, preprocessing
+from keras_unigan.data import nifti, preprocessing, volumes
 from keras_unigan.errors import CodedError
 
 IMAGE_SCORES = ("mae", "psnr", "ssim", "nmi")
@@ -133,7 +133,7 @@ def _reference(case, target, study, plan, image):
     if not found:
         return None, ""
     try:
-        reference = nifti.to_ras(nifti.read(study.path(found[0].image)))
+        reference = nifti.to_ras(volumes.read(study.path(found[0].image), found[0].channel))
         preprocessing.check_image(reference, found[0].id)
     except CodedError as error:
         return None, evaluation.public_message(error, study)
@@ -186,7 +186,7 @@ class _Scene:
 
     @classmethod
     def read(cls, case, study, plan, predictor, modality, batch_size):
-        volume = nifti.read(study.path(case.image))
+        volume = volumes.read(study.path(case.image), case.channel)
         image = nifti.to_ras(volume)
         prepared = preprocessing.prepare(image, plan, None, case.id)
         truth, labelled = None, np.ones(image.shape, bool)
@@ -195,7 +195,7 @@ class _Scene:
             original = _masks(image, predictor, modality, batch_size)
             labels = predictor.plan.labels
             if case.label is not None and labels == study.labels:
-                label = nifti.read(study.path(case.label))
+                label = volumes.read(study.path(case.label))
                 index_map = preprocessing.align(image, label, labels, case.id)[1]
                 truth, labelled = evaluation.true_masks(index_map, labels), index_map != IGNORE
         inside = preprocessing.nonbackground(image.array)

@@ -16,7 +16,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from keras_unigan.config import SPLITS, Study
-from keras_unigan.data import nifti
+from keras_unigan.data import volumes
 from keras_unigan.errors import CodedError
 
 
@@ -147,16 +147,16 @@ def read_case(case):
     """Image and label `Volume` (or None) of a case with absolute paths.
 
     Raises:
-        CodedError: As `nifti.read` does.
+        CodedError: As `volumes.read` does.
     """
-    image, label = (
-        None if name is None else _read_volume(name) for name in (case.image, case.label)
-    )
-    return image, label
+    image = _read_volume(case.image, case.channel)
+    return image, None if case.label is None else _read_volume(case.label)
 
 
-def _read_volume(path):
-    return nifti.read_bytes(read_bytes(path), path) if is_remote(path) else nifti.read(path)
+def _read_volume(path, channel=None):
+    if is_remote(path):
+        return volumes.read_bytes(read_bytes(path), path, channel)
+    return volumes.read(path, channel)
 
 
 def dead_letter(case, error):

@@ -4,10 +4,12 @@ import subprocess
 import sys
 import types
 
+import dicoms
 import keras
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 from keras_unigan import config, inference
 from keras_unigan.data import nifti, preprocessing
@@ -179,6 +181,22 @@ def test_real_scans_keep_their_grid_and_header(unigan_data, tmp_path):
             np.testing.assert_array_equal(result.header[field], image.header[field], err_msg=name)
 
 
+def test_one_channel_of_a_file_with_several(tmp_path):
+    array = np.random.default_rng(0).integers(0, 99, (12, 10, 6, 2)).astype(np.int16)
+    nib.save(nib.Nifti1Image(array, np.diag([1, 1, 2, 1])), tmp_path / "both.nii.gz")
+
+    def above(patches, modality, statistics):
+        return np.eye(3, dtype=np.float32)[(patches[..., 0] > 50).astype(int)]
+
+    plan = make_plan(spacing=(1, 1, 2), patch=(16, 16))
+    source, target = tmp_path / "both.nii.gz", tmp_path / "out.nii.gz"
+    inference.segment(source, plan, above, output=target, channel=1)
+    found = np.asanyarray(nib.load(target).dataobj)
+    np.testing.assert_array_equal(found, 3 * (array[..., 1] > 50))
+    with pytest.raises(CodedError, match="KUG-D10"):
+        inference.segment(source, plan, above)
+
+
 def test_arrays_keep_their_axes_and_their_spacing_matters():
     volume = np.zeros((12, 10, 6), np.int16)
     volume[3:9, 2:8, 1:5] = 150
@@ -285,10 +303,39 @@ def test_folders_without_a_run_are_named(tmp_path):
         inference.load(tmp_path)
 
 
+def test_a_network_that_only_translates_is_refused():
+    network = types.SimpleNamespace(translate=None, spatial_dims=2)
+    with pytest.raises(CodedError, match=r"KUG-T04 model: found a SimpleNamespace, which only tr"):
+        inference.Predictor(network, make_plan())
+
+
 def test_unknown_modality_is_refused_with_the_nearest_name():
     volume = np.zeros((4, 4, 4), np.float32)
     with pytest.raises(CodedError, match=r"KUG-T03 .*'t11' \(did you mean 't1'\?\).*'ct', 't1'"):
         inference.segment(volume, make_plan(), by_threshold, "t11")
+
+
+def test_scans_of_other_kinds_give_label_maps_on_their_grid(tmp_path):
+    shape, spacing = (13, 11, 9), np.array(SPACING)
+    # Slices from foot to head, columns to the left, rows to the back: as DICOM likes them.
+    affine = make_affine(np.diag([-1.0, -1.0, 1.0]), spacing, shape)
+    values = np.rint(blob(world(affine, shape))).astype(np.int16)
+    nib.MGHImage(values, affine).to_filename(str(tmp_path / "scan.mgz"))
+    dicoms.write_series(tmp_path / "series", values, affine)
+    nifti.write(tmp_path / "scan.nii", values, affine=affine)
+    plan, maps = make_plan(), []
+    for name in ("scan.nii", "scan.mgz", "series"):
+        target = tmp_path / f"{name}_seg.nii.gz"
+        inference.segment(tmp_path / name, plan, by_threshold, "ct", target)
+        maps.append(nib.load(target))
+        np.testing.assert_allclose(maps[-1].affine, affine, atol=1e-4)
+        np.testing.assert_array_equal(maps[-1].get_fdata(), maps[0].get_fdata())
+    assert maps[0].get_fdata().max() == 5
+    Image.fromarray(values[:, :, 4].T.astype(np.uint8)).save(tmp_path / "flat.png")
+    flat = inference.segment(
+        tmp_path / "flat.png", make_plan(spacing=(1.0, 1.0, 1.0)), by_threshold
+    )
+    assert flat.shape == (13, 11, 1)
 
 
 def test_wrong_sources_are_refused(tmp_path):

@@ -11,6 +11,8 @@ from typing import Annotated
 import typer
 
 from keras_unigan.cli import (
+    checking,
+    converting,
     demonstration,
     environment,
     preparing,
@@ -56,7 +58,8 @@ def root(
 
 # The order of the commands is that of their help.
 for _command in (
-    *(environment.doctor, environment.models, preparing.init, preparing.plan, preparing.prepare),
+    *(environment.doctor, environment.models, preparing.init, converting.convert),
+    *(checking.check, checking.scrub, preparing.plan, preparing.prepare),
     *(training.train, using.predict, translating.translate, using.evaluate, using.report),
     *(serving.export, serving.push),
 ):

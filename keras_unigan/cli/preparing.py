@@ -36,7 +36,10 @@ def init(
         list[str] | None,
         typer.Option(metavar="NAME=V[,V]", help="An overlapping region, outermost first."),
     ] = None,
-    reader: Annotated[str | None, typer.Option(help="folder or csv; left out: by looking.")] = None,
+    reader: Annotated[
+        str | None,
+        typer.Option(help="folder, csv, bids, msd, nnunet or brats; left out: by looking."),
+    ] = None,
     fractions: Annotated[
         str, typer.Option(help="Shares of train, val and test subjects without a split.")
     ] = "0.6,0.2,0.2",
@@ -48,7 +51,7 @@ def init(
     quiet: Quiet = False,
 ):
     """Makes study.json from a folder of scans or a CSV."""
-    from keras_unigan.data import cases
+    from keras_unigan.data import cases, readers
 
     printer = Printer(json, quiet)
     claim(output, overwrite or dry_run, file=True)
@@ -66,7 +69,7 @@ def init(
         source, labels=labels, name=name, reader=reader, fractions=shares, seed=seed
     )
     bare = sum(case.label is None for case in study.cases)
-    found = len(cases.READERS[reader or cases.detect(source)](source))
+    found = len(readers.read(source, reader).cases)
     study = cases.relative_to(study, output)
     pairs = collections.Counter((case.split, case.modality) for case in study.cases)
     counts = {s: {m: pairs[s, m] for m in study.modalities} for s in SPLITS}

@@ -25,6 +25,9 @@ def predict(
     inputs: Annotated[list[str], typer.Argument(help="Files, folders or globs.")],
     output: Annotated[str, typer.Option("--output", "-o", help="A file, or a folder for many.")],
     modality: Modality = None,
+    channel: Annotated[
+        int | None, typer.Option(min=0, help="Channel of files that hold several, from 0.")
+    ] = None,
     limit: Limit = None,
     overwrite: Overwrite = False,
     device: Device = "auto",
@@ -40,7 +43,8 @@ def predict(
         claim(target, overwrite)
     use_device(device)
     model = inference.load(run)
-    each(printer, pairs, lambda s, t: inference.predict(model, s, modality=modality, output=t))
+    known = {"modality": modality, "channel": channel}
+    each(printer, pairs, lambda s, t: inference.predict(model, s, output=t, **known))
 
 
 def evaluate(

@@ -49,11 +49,14 @@ class Volume:
             it has no scale.
         affine: Voxel index to RAS+ mm, (4, 4) float64.
         header: NIfTI header of the file that it came from, or None.
+        spacing_known: Whether the file says how far voxels lie apart. Where it does not (PNG, a
+            photograph), each axis counts 1 per voxel and distances are in pixels.
     """
 
     array: np.ndarray
     affine: np.ndarray
     header: nib.Nifti1Header | None = None
+    spacing_known: bool = True
 
     @property
     def shape(self):
@@ -66,11 +69,12 @@ class Volume:
         return tuple(float(s) for s in nib.affines.voxel_sizes(self.affine))
 
 
-def read(path):
+def read(path, channel=None):
     """Reads a `.nii` or `.nii.gz` file in its own orientation.
 
     Args:
         path: Local path.
+        channel: Index on the last axis of a file that holds several volumes; None for one volume.
 
     Returns:
         `Volume`; a 2-D file has shape (x, y, 1).
@@ -84,15 +88,16 @@ def read(path):
         raise CodedError(
             "KUG-D01", path, "no such file", "a NIfTI file", fix="check the path and the spelling"
         )
-    return read_bytes(path.read_bytes(), str(path))
+    return read_bytes(path.read_bytes(), str(path), channel)
 
 
-def read_bytes(data, name):
+def read_bytes(data, name, channel=None):
     """Reads the bytes of a `.nii` or `.nii.gz` file; see `read`.
 
     Args:
         data: The whole file.
         name: What errors call it.
+        channel: See `read`.
     """
     size = len(data)
     try:
@@ -110,22 +115,22 @@ def read_bytes(data, name):
         raise
     except _DAMAGED as error:
         raise _damaged(name, f"a file of {size} bytes", error) from error
-    return _volume(array, affine, header, name)
+    return _volume(array, affine, header, name, channel)
 
 
-def from_image(image, name="image"):
+def from_image(image, name="image", channel=None):
     """Makes a `Volume` of a nibabel image in memory; see `read` for the errors."""
     _check_kind(image, name)
     header = image.header if isinstance(image.header, nib.Nifti1Header) else None
     if image.affine is None:
         raise CodedError("KUG-D11", name, "no affine", "an affine to RAS+ mm")
     affine = np.array(image.affine, np.float64)
-    _check_affine(affine, name)
+    check_affine(affine, name)
     try:
         array = np.asanyarray(image.dataobj)
     except _DAMAGED as error:
         raise _damaged(name, "an image", error) from error
-    return _volume(array, affine, header, name)
+    return _volume(array, affine, header, name, channel)
 
 
 def _damaged(name, found, error):
@@ -164,11 +169,12 @@ def _affine(header, name):
         # A 2-D file need not say where the next slice would be; 1 mm along the normal is neutral.
         normal = np.cross(affine[:3, 0], affine[:3, 1])
         affine[:3, 2] = normal / (np.linalg.norm(normal) or 1.0)
-    _check_affine(affine, name)
+    check_affine(affine, name)
     return affine
 
 
-def _check_affine(affine, name):
+def check_affine(affine, name):
+    """Raises KUG-D11 for an affine (4, 4) that is not finite or has no inverse."""
     finite = bool(np.isfinite(affine).all())
     spacing = nib.affines.voxel_sizes(affine) if finite else np.full(3, np.nan)
     unit = affine[:3, :3] / np.where(spacing > 0, spacing, 1.0)
@@ -184,10 +190,25 @@ def _check_affine(affine, name):
         )
 
 
-def _volume(array, affine, header, name):
+def _volume(array, affine, header, name, channel):
     shape = array.shape
     while array.ndim > 3 and array.shape[-1] == 1:
         array = array[..., 0]
+    if channel is not None and array.ndim > 3 and 0 <= channel < array.shape[-1]:
+        array = array[..., channel]
+        while array.ndim > 3 and array.shape[-1] == 1:  # NIfTI has vectors on its fifth axis.
+            array = array[..., 0]
+        if header is not None:
+            header = header.copy()
+            header.set_data_shape(array.shape)
+    elif channel:
+        raise CodedError(
+            "KUG-D10",
+            name,
+            f"sizes {shape} and channel {channel} asked for",
+            "a channel that the last axis has, counted from 0",
+            fix="correct the channel of the case in the study",
+        )
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or 0 in array.shape:
@@ -196,7 +217,7 @@ def _volume(array, affine, header, name):
             name,
             f"{len(shape)} axes of sizes {shape}",
             "one volume (x, y, z) or one slice (x, y)",
-            fix="save each volume of the last axis as its own file",
+            fix="name the channel (its index on the last axis) of each case in the study",
         )
     return Volume(array, affine, header)
 
@@ -227,7 +248,7 @@ def to_ras(volume):
     orientation = _orientation(volume.shape, volume.affine)
     array = nib.apply_orientation(volume.array, orientation)
     affine = volume.affine @ nib.orientations.inv_ornt_aff(orientation, volume.shape)
-    return Volume(np.ascontiguousarray(array), affine)
+    return Volume(np.ascontiguousarray(array), affine, spacing_known=volume.spacing_known)
 
 
 def from_ras(array, reference):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from keras_unigan.config import Case, Labels, Study
-from keras_unigan.data import cases, nifti
+from keras_unigan.data import cases, nifti, readers
+from keras_unigan.data.readers import common
 from keras_unigan.errors import CodedError
 
 
@@ -26,7 +27,7 @@ def test_flat_folder(tmp_path):
     put(tmp_path / "d_t1.nii")
     (tmp_path / "notes.txt").write_text("x")
     (tmp_path / ".hidden_t1.nii.gz").write_text("x")
-    found = cases.read_folder(tmp_path)
+    found = readers.folder.read(tmp_path).cases
     assert names(found) == [
         ("a", "t1", "a_seg.nii.gz"),
         ("b", "ct", "b_seg.nii.gz"),
@@ -39,7 +40,7 @@ def test_flat_folder(tmp_path):
 def test_folder_per_subject(tmp_path):
     for name in ("a/t1", "a/seg", "b/b_CT", "b/b_seg", "c/c_t1", "c/c_t1_seg", "c/c_t2", "c/c_seg"):
         put(tmp_path / f"{name}.nii.gz")
-    assert names(cases.read_folder(tmp_path)) == [
+    assert names(readers.folder.read(tmp_path).cases) == [
         ("a", "t1", "seg.nii.gz"),
         ("b", "ct", "b_seg.nii.gz"),
         ("c", "t1", "c_t1_seg.nii.gz"),
@@ -57,25 +58,25 @@ def test_table(tmp_path):
         "s3,ct,gs://bucket/c.nii.gz,,,,,\n",
         encoding="utf-8",
     )
-    found = cases.read_csv(table)
+    found = readers.table.read(table).cases
     assert names(found) == [("s1", "t1", "l.nii.gz"), ("s2", "ct", None), ("s3", "ct", None)]
     assert [c.split for c in found] == ["train", "val", None]
     assert (found[0].site, found[1].visit, found[2].image) == ("x", "2", "gs://bucket/c.nii.gz")
     assert found[0].image == str(tmp_path / "a.nii.gz")
     table.write_text(table.read_text().replace(",", ";"), encoding="utf-8")
-    assert cases.read_csv(table) == found
+    assert readers.table.read(table).cases == found
 
 
 def test_detect(tmp_path):
     (tmp_path / "a.csv").write_text("x")
     (tmp_path / "a.txt").write_text("x")
-    assert cases.detect(tmp_path) == "folder"
-    assert cases.detect(tmp_path / "a.csv") == "csv"
-    assert set(cases.READERS) == {"folder", "csv"}
+    assert readers.detect(tmp_path) == "folder"
+    assert readers.detect(tmp_path / "a.csv") == "csv"
+    assert set(readers.READERS) == {"folder", "csv", "bids", "msd", "nnunet", "brats"}
     with pytest.raises(CodedError, match=r"KUG-D01 .*a file that is no CSV"):
-        cases.detect(tmp_path / "a.txt")
+        readers.detect(tmp_path / "a.txt")
     with pytest.raises(CodedError, match=r"KUG-D01 .*b.csv: .*did you mean 'a.csv'"):
-        cases.detect(tmp_path / "b.csv")
+        readers.detect(tmp_path / "b.csv")
 
 
 def test_init_study(tmp_path):
@@ -112,31 +113,31 @@ def test_relative_to_leaves_uris():
 
 def test_nothing_there(tmp_path):
     with pytest.raises(CodedError, match=r"KUG-D01 .*no image among 0 files \(0 label maps\)"):
-        cases.read_folder(tmp_path)
+        readers.folder.read(tmp_path)
     (tmp_path / "readme.txt").write_text("x")
     put(tmp_path / "a_seg.nii.gz")
     with pytest.raises(CodedError, match=r"KUG-D01 .*no image among 2 files \(1 label maps\)"):
-        cases.read_folder(tmp_path)
+        readers.folder.read(tmp_path)
     put(tmp_path / "scan.nii.gz")
     with pytest.raises(CodedError, match=r"KUG-D01 .*a name without an underscore"):
-        cases.read_folder(tmp_path)
+        readers.folder.read(tmp_path)
 
 
 def test_labels_and_images_that_do_not_meet(tmp_path):
     put(tmp_path / "patient1_t1.nii.gz")
     with pytest.raises(CodedError, match=r"KUG-D02 .*1 images and no label map"):
-        cases.read_folder(tmp_path)
+        readers.folder.read(tmp_path)
     put(tmp_path / "pateint1_seg.nii.gz")
     text = r"KUG-D02 .*1 label maps without image: pateint1_seg.nii.gz \(perhaps of patient1_t1"
     with pytest.raises(CodedError, match=text):
-        cases.read_folder(tmp_path)
+        readers.folder.read(tmp_path)
 
 
 def test_one_case_in_two_files(tmp_path):
     for name in ("x/a_t1", "y/a_t1", "x/a_seg"):
         put(tmp_path / f"{name}.nii.gz")
     with pytest.raises(CodedError, match=r"KUG-D13 a t1: found .*x/a_t1.* and .*y/a_t1"):
-        cases.read_folder(tmp_path)
+        readers.folder.read(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -153,13 +154,13 @@ def test_one_case_in_two_files(tmp_path):
 def test_bad_tables(text, message, tmp_path):
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(CodedError, match=message):
-        cases.read_csv(tmp_path / "t.csv")
+        readers.table.read(tmp_path / "t.csv")
 
 
 def test_table_that_is_no_text(tmp_path):
     (tmp_path / "t.csv").write_bytes(b"\xff\xfe\x00\x81")
     with pytest.raises(CodedError, match=r"KUG-D07 .*no UTF-8 text"):
-        cases.read_csv(tmp_path / "t.csv")
+        readers.table.read(tmp_path / "t.csv")
 
 
 def test_missing_files_and_repeated_images(tmp_path):
@@ -191,7 +192,7 @@ def test_label_files_that_hold_no_classes(tmp_path):
 
 
 def test_many_names_are_cut():
-    assert cases._listed(range(12)) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more"
+    assert common.listed(range(12)) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more"
 
 
 def test_real_folder(unigan_data):

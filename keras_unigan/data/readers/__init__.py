@@ -1,0 +1,78 @@
+"""Readers of layouts: a folder or table to cases with absolute paths, labels and modalities.
+
+`READERS` names them; a new layout is one small file, one line there and one in `detect`.
+"""
+
+from pathlib import Path
+
+from keras_unigan.config import read_json
+from keras_unigan.data.readers import bids, brats, common, folder, msd, nnunet, sidecar, table
+from keras_unigan.errors import CodedError, did_you_mean
+
+READERS = {
+    "folder": folder.read,
+    "csv": table.read,
+    "bids": bids.read,
+    "msd": msd.read,
+    "nnunet": nnunet.read,
+    "brats": brats.read,
+}
+"""Layout -> reader: path to `common.Found`."""
+
+
+def detect(path):
+    """Name of the reader for a path, by its looks.
+
+    Args:
+        path: A `.csv` or `.tsv` file, or a folder.
+
+    Returns:
+        Key of `READERS`.
+
+    Raises:
+        CodedError: KUG-D01 when the path is missing (with the nearest one) or another kind of file.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _detect_folder(path)
+    if path.is_file() and path.suffix.lower() in (".csv", ".tsv"):
+        return "csv"
+    if path.exists():
+        raise CodedError("KUG-D01", path, "a file that is no CSV", common.LAYOUTS)
+    siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    hint = did_you_mean(path.name, siblings)
+    raise CodedError(
+        "KUG-D01", path, f"no such file or folder{hint}", common.LAYOUTS, fix="check the spelling"
+    )
+
+
+def _detect_folder(path):
+    description = path / "dataset.json"
+    if description.is_file():
+        data = read_json(description)
+        suffixed = any(path.glob("imagesTr/*_0000.*"))
+        return "nnunet" if suffixed or "channel_names" in data else "msd"
+    subjects = [p for pattern in ("sub-*", "sub-*/ses-*") for p in path.glob(pattern)]
+    if any((p / datatype).is_dir() for p in subjects for datatype in bids.DATATYPES):
+        return "bids"
+    return "brats" if brats.scans(path) else "folder"
+
+
+def read(path, reader=None):
+    """Reads a folder or table in any layout, with what its sidecar adds.
+
+    Args:
+        path: Folder or CSV file.
+        reader: Key of `READERS`; None looks at the path.
+
+    Returns:
+        `common.Found`.
+
+    Raises:
+        CodedError: KUG-T02 for an unknown reader; those of `detect`, the reader and the sidecar.
+    """
+    if reader is not None and reader not in READERS:
+        hint = did_you_mean(reader, READERS)
+        raise CodedError("KUG-T02", "reader", f"{reader!r}{hint}", f"one of {list(READERS)}")
+    detected = detect(path)
+    return sidecar.apply(READERS[reader or detected](path), path)
