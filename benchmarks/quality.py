@@ -30,34 +30,40 @@ MODALITIES = ("ct", "flair", "t1", "t2")
 ROWS = Path(__file__).parent / "quality.jsonl"
 
 NO_D = {"adversarial_weight": 0.0, "domain_weight": 0.0}
-# Name in the tables -> system, options of its game, options of its segmentor, augmentation.
+ADAM, MUON = {"optimizer": "adam"}, {"optimizer": "muon"}
+HALF = {"unknown_fraction": 0.5}
+CONTRAST = {"augment": "contrast", "contrast_fraction": 0.25, "unknown_fraction": 0.33}
+# Name in the tables -> system, options of its game, of its segmentor, and of training.
 SYSTEMS = {
-    "joint": ("joint", {}, {}, None),
-    "joint, contrast": ("joint", {}, {}, "contrast"),
-    "segan": ("segan", {}, {}, None),
-    "segan_paper": ("segan_paper", {}, {}, None),
-    "segan_scalar": ("segan_scalar", {}, {}, None),
-    "stargan": ("stargan", {}, {}, None),
-    "stargan+segan": ("stargan+segan", {}, {}, None),
-    "uagan": ("uagan", {}, {}, None),
-    "unified_gan": ("unified_gan", {}, {}, None),
-    "unigan": ("unigan", {}, {}, None),
-    "unigan, contrast": ("unigan", {}, {}, "contrast"),
-    "unigan, decoder": ("unigan", {}, {"conditioning": "decoder", "se_levels": 0}, None),
-    "unigan, decoder, contrast": (
-        "unigan",
-        {},
-        {"conditioning": "decoder", "se_levels": 0},
-        "contrast",
-    ),
-    "unigan, no D": ("unigan", NO_D, {}, None),
-    "unigan, no C": ("unigan", {"multi_scale_weight": 0.0}, {}, None),
-    "unigan, no shape": ("unigan", {"shape_weight": 0.0}, {}, None),
-    "unigan, KD": ("unigan", {"distillation_weight": 0.5}, {}, None),
-    "unigan, difference": ("unigan", {}, {"conditioning": "difference", "se_levels": 1}, None),
-    "unigan, concat": ("unigan", {}, {"conditioning": "concat"}, None),
-    "unigan, film": ("unigan", {}, {"conditioning": "film"}, None),
-    "unigan, multiply": ("unigan", {"mask_mode": "multiply"}, {}, None),
+    "joint": ("joint", {}, {}, {}),
+    "joint, adam": ("joint", {}, {}, ADAM),
+    "joint, half unknown": ("joint", {}, {}, HALF),
+    "joint, contrast": ("joint", {}, {}, CONTRAST),
+    "segan": ("segan", {}, {}, {}),
+    "segan, muon": ("segan", {}, {}, MUON),
+    "segan_paper": ("segan_paper", {}, {}, {}),
+    "segan_scalar": ("segan_scalar", {}, {}, {}),
+    "segan_scalar, muon": ("segan_scalar", {}, {}, MUON),
+    "stargan": ("stargan", {}, {}, {}),
+    "stargan, muon": ("stargan", {}, {}, MUON),
+    "stargan+segan": ("stargan+segan", {}, {}, {}),
+    "uagan": ("uagan", {}, {}, {}),
+    "uagan, muon": ("uagan", {}, {}, MUON),
+    "unified_gan": ("unified_gan", {}, {}, {}),
+    "unified_gan, muon": ("unified_gan", {}, {}, MUON),
+    "unigan": ("unigan", {}, {}, {}),
+    "unigan, half unknown": ("unigan", {}, {}, HALF),
+    "unigan, contrast": ("unigan", {}, {}, CONTRAST),
+    "unigan, no D": ("unigan", NO_D, {}, {}),
+    "unigan, no C": ("unigan", {"multi_scale_weight": 0.0}, {}, {}),
+    "unigan, no shape": ("unigan", {"shape_weight": 0.0}, {}, {}),
+    "unigan, no consistency": ("unigan", {"consistency_weight": 0.0}, {}, {}),
+    "unigan, KD": ("unigan", {"distillation_weight": 0.5}, {}, {}),
+    "unigan, difference": ("unigan", {}, {"conditioning": "difference", "se_levels": 1}, {}),
+    "unigan, concat": ("unigan", {}, {"conditioning": "concat"}, {}),
+    "unigan, film": ("unigan", {}, {"conditioning": "film"}, {}),
+    "unigan, multiply": ("unigan", {"mask_mode": "multiply"}, {}, {}),
+    "unigan, shared critic": ("unigan", {"critic_mode": "shared"}, {}, {}),
 }
 # Setting -> modalities with labels in training, modalities in training, subjects of each.
 SETTINGS = {
@@ -122,20 +128,22 @@ def prepared(data, setting, work):
     return shards, whole, folder
 
 
-def score(run, whole, setting):
+def score(run, whole, modalities, known):
     """Mean Dice, HD95 and ASSD of each modality over names and subjects of `paired_val`.
 
-    A modality that the run has not seen is predicted as unknown.
+    Args:
+        run: Run folder.
+        whole: Study with all test cases.
+        modalities: Which are scored.
+        known: Whether the network is told the modality.
     """
-    study = Study.load(whole)
-    present = SETTINGS[setting][1]
-    result = {}
-    for modality in MODALITIES:
+    study, result = Study.load(whole), {}
+    for modality in modalities:
         chosen = [c for c in study.cases if c.split == "test" and c.modality == modality]
         part = dataclasses.replace(study, cases=tuple(chosen))
         rows = [
             row
-            for scored in evaluation.score_cases(run, part, known_modality=modality in present)
+            for scored in evaluation.score_cases(run, part, known_modality=known)
             for row in scored.rows
         ]
         result[modality] = {
@@ -147,14 +155,18 @@ def score(run, whole, setting):
 
 def experiment_of(system, setting, seed, options, shards, output):
     """The `Experiment` of a row."""
-    model, game, network, augment = SYSTEMS[system]
+    model, game, network, training_options = SYSTEMS[system]
     train = TrainOptions(
-        batch_size=options.batch,
-        steps_per_epoch=options.steps_per_epoch,
-        augment=augment or options.augment,
-        # With two subjects of a modality one class may be missing by chance.
-        allow_missing_classes=True,
-        learning_rate=options.learning_rate,
+        **{
+            "batch_size": options.batch,
+            "steps_per_epoch": options.steps_per_epoch,
+            "augment": options.augment,
+            # With two subjects of a modality one class may be missing by chance.
+            "allow_missing_classes": True,
+            "learning_rate": options.learning_rate,
+            **training_options,
+            **json.loads(options.train),
+        }
     )
     return Experiment(
         shards=str(shards),
@@ -209,7 +221,13 @@ def one(system, setting, seed, options):
     found = [float(r["val_dice"]) for r in history if r.get("val_dice")]
     row["val_dice"] = round(max(found), 4) if found else None
     if "val_dice" in history[-1]:
-        row["test"] = score(output, whole, setting)
+        present = SETTINGS[setting][1]
+        row["known"] = score(output, whole, present, known=True)
+        # A specialist is asked for its own modality only.
+        others = MODALITIES if len(present) > 1 else ()
+        row["unknown"] = score(output, whole, others, known=False)
+        # As a user would ask: a modality that the run has not seen cannot be named.
+        row["test"] = {**row["unknown"], **row["known"]}
         row["macro"] = round(statistics.fmean(m["dice"] for m in row["test"].values()), 4)
     return row
 
@@ -235,10 +253,28 @@ def read_rows(path):
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
+def individuals(rows):
+    """Rows of "individual" in the full setting: four specialists of one seed and budget."""
+    found = {}
+    for row in rows:
+        if row["setting"].startswith("only ") and "test" in row:
+            key = tuple(row[k] for k in ("system", "seed", "steps", "batch", "filters", "tag"))
+            found.setdefault(key, []).append(row)
+    for parts in found.values():
+        if len(parts) == len(MODALITIES):
+            test = {m: scores for row in parts for m, scores in row["test"].items()}
+            macro = statistics.fmean(scores["dice"] for scores in test.values())
+            seconds = sum(row["train_seconds"] for row in parts)
+            name = parts[0]["system"].replace("joint", "individual")
+            own = {"setting": "full", "system": name, "test": test, "macro": macro}
+            yield {**parts[0], **own, "train_seconds": seconds}
+
+
 def table(options):
     """Prints a Markdown table for each setting and budget: mean and spread over seeds."""
-    groups = {}
-    for row in read_rows(options.rows):
+    groups, rows = {}, read_rows(options.rows)
+    rows = [row for row in rows if not row["setting"].startswith("only ")]
+    for row in [*rows, *individuals(read_rows(options.rows))]:
         if "test" in row:
             budget = (row["setting"], row["steps"], row["batch"], row["filters"])
             groups.setdefault(budget, {}).setdefault(row["system"] + row["tag"], []).append(row)
@@ -275,6 +311,7 @@ def main():
     parser.add_argument("--augment", default="light")
     parser.add_argument("--learning_rate", type=float)
     parser.add_argument("--game", default="{}", help="JSON: further options of every game")
+    parser.add_argument("--train", default="{}", help="JSON: further options of training")
     parser.add_argument("--network", default="{}", help="JSON: further options of the segmentor")
     parser.add_argument("--tag", default="", help="tells apart rows of other options")
     parser.add_argument("--work", default="quality_runs")

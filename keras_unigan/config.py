@@ -21,6 +21,21 @@ IGNORE = 255
 
 SPLITS = ("train", "val", "test")
 
+SCHEMES = ("ct", "mr", "xray", "pet_suv", "spect_counts", "ultrasound", "microscopy")
+"""Ways to normalise intensities: the keys of `layers.NORMALIZATIONS`."""
+
+
+UNKNOWN = ("percentiles", "equalized")
+"""Ways to normalise an image of unknown modality."""
+
+
+def check_scheme(scheme, where):
+    """Raises KUG-D08 for a name that is not in `SCHEMES`."""
+    if scheme not in SCHEMES:
+        raise CodedError(
+            "KUG-D08", where, f"{scheme!r}{did_you_mean(scheme, SCHEMES)}", f"one of {SCHEMES}"
+        )
+
 
 def _plain(value):
     """Turns dataclasses and tuples into what `json` writes."""
@@ -278,6 +293,8 @@ class Study:
         labels: Classes or regions.
         cases: All cases.
         folder: Folder of the study file, from which relative paths count; not in the JSON.
+        normalization: Modality -> name in `SCHEMES`, where neither its files nor its name say how
+            its intensities are to be normalised, or say it wrongly.
     """
 
     name: str
@@ -285,12 +302,23 @@ class Study:
     labels: Labels
     cases: tuple[Case, ...]
     folder: str = dataclasses.field(default=".", metadata={"json": False})
+    normalization: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         if len(set(self.modalities)) != len(self.modalities) or not self.modalities:
             raise CodedError(
                 "KUG-D08", "study.modalities", f"{list(self.modalities)}", "distinct names"
             )
+        for modality, scheme in self.normalization.items():
+            if modality not in self.modalities:
+                hint = did_you_mean(modality, self.modalities)
+                raise CodedError(
+                    "KUG-D08",
+                    "study.normalization",
+                    f"modality {modality!r}{hint}",
+                    f"one of {list(self.modalities)}",
+                )
+            check_scheme(scheme, f"study.normalization.{modality}")
         ids, splits = set(), {}
         for case in self.cases:
             if case.modality not in self.modalities:
@@ -332,6 +360,8 @@ class Study:
         key = "regions" if self.labels.overlapping else "labels"
         data[key] = labels["regions" if self.labels.overlapping else "classes"]
         data["cases"] = [{k: v for k, v in c.items() if v is not None} for c in data["cases"]]
+        if not self.normalization:
+            del data["normalization"]
         return {"name": data["name"], "modalities": data["modalities"], key: data[key], **data}
 
     @classmethod
@@ -344,7 +374,7 @@ class Study:
         if not isinstance(data, dict):
             raise CodedError("KUG-D08", where, type(data).__name__, "an object")
         data = dict(data)
-        known = ("name", "modalities", "labels", "regions", "cases")
+        known = ("name", "modalities", "labels", "regions", "cases", "normalization")
         for key in data:
             if key not in known:
                 raise CodedError(
@@ -394,6 +424,11 @@ class ModalityFingerprint:
             non-background voxels.
         scaled_high: The same of the 99.5 percentile.
         voxels: Label-map voxels per scored name.
+        core_share: Share of the foreground voxels that are not near its border
+            (`planning.CORE_DEPTH`).
+        core_low: 0.5 percentile of those alone; None where there are none.
+        core_high: Their 99.5 percentile.
+        schemes: Name in `SCHEMES` that the files' own tags ask for -> number of cases.
     """
 
     cases: int
@@ -406,6 +441,10 @@ class ModalityFingerprint:
     scaled_low: float
     scaled_high: float
     voxels: dict[str, int]
+    core_share: float = 0.0
+    core_low: float | None = None
+    core_high: float | None = None
+    schemes: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -428,10 +467,16 @@ class Fingerprint:
 class Normalization:
     """Intensity normalisation of one modality (`layers.IntensityNormalization`).
 
+    "ct" and "pet_suv" are windows of the data set: `mean + sd * low` becomes -1 and
+    `mean + sd * high` 1, so that a window can also be written as it is, with mean 0 and sd 1. "mr",
+    "xray" and "ultrasound" use the same limits with each volume's own mean and deviation,
+    "spect_counts" the upper one, from 0. "microscopy" uses each volume's own 0.5 and 99.5
+    percentile; its numbers here only say what is usual, for images that are made.
+
     Attributes:
-        scheme: Key of `layers.NORMALIZATIONS`: "ct" or "mr".
-        mean: Data-set mean, used by "ct".
-        sd: Data-set standard deviation, used by "ct".
+        scheme: Name in `SCHEMES`.
+        mean: Data-set mean.
+        sd: Data-set standard deviation.
         low: Value after the z-score that becomes -1.
         high: Value after the z-score that becomes 1.
     """
@@ -443,12 +488,14 @@ class Normalization:
     high: float
 
     def __post_init__(self):
-        if not self.sd > 0 or not self.high > self.low:
+        check_scheme(self.scheme, "plan.normalization.scheme")
+        numbers = (self.mean, self.sd, self.low, self.high)
+        if not all(map(math.isfinite, numbers)) or not self.sd > 0 or not self.high > self.low:
             raise CodedError(
                 "KUG-D08",
                 "plan.normalization",
-                f"sd {self.sd}, low {self.low}, high {self.high}",
-                "sd > 0 and high > low",
+                f"mean {self.mean}, sd {self.sd}, low {self.low}, high {self.high}",
+                "finite numbers, sd > 0 and high > low",
             )
 
 
@@ -469,6 +516,15 @@ class Configuration:
     filters: int
 
     def __post_init__(self):
+        dims = len(self.patch_size)
+        wrong = [s for s in self.strides if len(s) != dims or min(s) < 1]
+        if dims not in (2, 3) or wrong or min(self.filters, *self.patch_size) < 1:
+            raise CodedError(
+                "KUG-D08",
+                "plan.configurations",
+                f"patch_size {self.patch_size}, strides {self.strides}, filters {self.filters}",
+                "2 or 3 sides, as many strides a level, all of them and filters 1 or more",
+            )
         for axis, size in enumerate(self.patch_size):
             if size % self.divisor[axis]:
                 raise CodedError(
@@ -517,6 +573,8 @@ class Plan:
         normalization: Modality -> normalisation.
         configurations: "2d" and, where volumes have depth, "3d".
         overlap: Share of the patch by which sliding windows advance less than a full patch.
+        unknown: How an image of unknown modality is normalised: "percentiles" (its volume's 0.5 and
+            99.5 percentile become -1 and 1) or "equalized" (that, then `layers.equalize`).
         reasons: Setting -> one sentence saying why it has its value.
         version: Version of this schema.
     """
@@ -529,6 +587,8 @@ class Plan:
     normalization: dict[str, Normalization]
     configurations: dict[str, Configuration]
     overlap: float = 0.5
+    # What files that do not say it were made for; the planner writes "equalized".
+    unknown: str = "percentiles"
     reasons: dict[str, str] = dataclasses.field(default_factory=dict)
     version: int = PLAN_VERSION
 
@@ -541,8 +601,14 @@ class Plan:
                 f"{PLAN_VERSION}",
                 fix="unigan plan study.json -o plan.json",
             )
-        if not all(s > 0 for s in self.spacing):
+        if not all(math.isfinite(s) and s > 0 for s in self.spacing):
             raise CodedError("KUG-D08", "plan.spacing", f"{self.spacing}", "positive values in mm")
+        if self.nearest_axis not in (None, 0, 1, 2):
+            raise CodedError(
+                "KUG-D08", "plan.nearest_axis", f"{self.nearest_axis}", "0, 1, 2 or null"
+            )
+        if not self.configurations:
+            raise CodedError("KUG-D08", "plan.configurations", "none", '"2d", "3d" or both')
         if set(self.normalization) != set(self.modalities):
             raise CodedError(
                 "KUG-D08",
@@ -550,6 +616,9 @@ class Plan:
                 f"{sorted(self.normalization)}",
                 f"one entry for each of {list(self.modalities)}",
             )
+        if self.unknown not in UNKNOWN:
+            hint = did_you_mean(self.unknown, UNKNOWN)
+            raise CodedError("KUG-D08", "plan.unknown", f"{self.unknown!r}{hint}", f"{UNKNOWN}")
         if not 0 <= self.overlap < 1:
             raise CodedError("KUG-D08", "plan.overlap", f"{self.overlap}", "0 <= overlap < 1")
         for name, configuration in self.configurations.items():
@@ -605,6 +674,7 @@ class Plan:
 
 AUGMENT_LEVELS = ("none", "light", "standard", "contrast")
 TARGETS = ("permute", "uniform")
+OPTIMIZERS = ("adam", "muon")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -615,7 +685,9 @@ class TrainOptions:
         batch_size: Global batch; None takes the plan's.
         patch_size: Patch in voxels; None takes the plan's.
         steps_per_epoch: Steps between two validations.
-        learning_rate: None takes the system's own.
+        optimizer: "muon" or "adam", of the main network; None takes the system's own.
+        learning_rate: Highest rate of that optimizer; None takes its own.
+        adversary_rate: The same for discriminators and critics, whose optimizers stay.
         unknown_fraction: Share of samples normalised as if the modality were not known.
         foreground_fraction: Least share of draws that hold foreground.
         augment: "none"; "light" (flips, intensity, gamma, noise); "standard" (also affine, elastic,
@@ -641,7 +713,9 @@ class TrainOptions:
     batch_size: int | None = None
     patch_size: tuple[int, ...] | None = None
     steps_per_epoch: int = 50
+    optimizer: str | None = None
     learning_rate: float | None = None
+    adversary_rate: float | None = None
     unknown_fraction: float = 0.15
     foreground_fraction: float = 0.34
     # Any: files of version 0.1.0 hold true or false, and the check says what that is now.
@@ -659,12 +733,18 @@ class TrainOptions:
     checkpoint_steps: int | None = None
 
     def __post_init__(self):
-        for name, known in (("augment", AUGMENT_LEVELS), ("targets", TARGETS)):
+        choices = {
+            "augment": AUGMENT_LEVELS,
+            "targets": TARGETS,
+            "optimizer": (None, *OPTIMIZERS),
+        }
+        for name, known in choices.items():
             value, fix = getattr(self, name), ""
             if isinstance(value, bool) and name == "augment":
                 fix = f'write "{"light" if value else "none"}" for {str(value).lower()}'
             if value not in known:
-                found, expected = f"{value!r}{did_you_mean(value, known)}", f"one of {list(known)}"
+                names = [k for k in known if k is not None]
+                found, expected = f"{value!r}{did_you_mean(value, names)}", f"one of {names}"
                 raise CodedError("KUG-T02", f"train.{name}", found, expected, fix=fix)
         checks = {
             "accumulate": self.accumulate > 0,
@@ -673,6 +753,7 @@ class TrainOptions:
             "batch_size": self.batch_size is None or self.batch_size > 0,
             "steps_per_epoch": self.steps_per_epoch > 0,
             "learning_rate": self.learning_rate is None or self.learning_rate > 0,
+            "adversary_rate": self.adversary_rate is None or self.adversary_rate > 0,
             "unknown_fraction": 0 <= self.unknown_fraction <= 1,
             "foreground_fraction": 0 <= self.foreground_fraction <= 1,
             "contrast_fraction": 0 <= self.contrast_fraction <= 1,

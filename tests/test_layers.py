@@ -11,6 +11,7 @@ from keras_unigan.layers import (
     NORMALIZATIONS,
     IntensityNormalization,
     LocalContrast,
+    equalize,
     volume_statistics,
 )
 
@@ -157,15 +158,69 @@ def test_from_plan_and_round_trip(tmp_path):
     assert normalize.trainable_variables == []
 
 
-def test_every_scheme_of_the_table_is_accepted_by_the_plan():
+def test_schemes_of_the_plan_are_those_of_the_table():
+    assert set(config.SCHEMES) == set(NORMALIZATIONS)
     for scheme in NORMALIZATIONS:
         assert config.Normalization(scheme, 0.0, 1.0, -1.0, 1.0).scheme == scheme
+
+
+# Scheme -> the raw intensities that become -1 and 1, by hand: data set 60 +- 25 from -2 to 2.4;
+# volume 50 +- 20, percentiles 11 and 96.
+ENDS = {
+    "ct": (10, 120),
+    "pet_suv": (10, 120),
+    "mr": (10, 98),
+    "xray": (10, 98),
+    "ultrasound": (10, 98),
+    "spect_counts": (0, 98),
+    "microscopy": (11, 96),
+}
+
+
+@pytest.mark.parametrize("scheme", ENDS)
+def test_ends_of_each_scheme_in_keras_tf_data_and_a_saved_graph(scheme, tmp_path):
+    normalize = IntensityNormalization([scheme], {scheme: {**CT, "scheme": scheme}})
+    image = np.linspace(-50, 150, 48, dtype="float32").reshape(1, 4, 4, 3, 1)
+    data = image, np.zeros(1, "int32"), np.array([[50, 20, 11, 96]], "float32")
+    eager = normalize(*data).numpy()
+    np.testing.assert_allclose(eager, expected(image, *ENDS[scheme]), atol=1e-6)
+    dataset = tf.data.Dataset.from_tensors(data).map(normalize)
+    np.testing.assert_allclose(next(iter(dataset)), eager, atol=1e-6)
+    module = tf.Module()
+    specs = [
+        tf.TensorSpec((None,) * 4 + (1,)),
+        tf.TensorSpec((None,), tf.int32),
+        tf.TensorSpec((None, 4)),
+    ]
+    module.run = tf.function(lambda *inputs: normalize(*inputs), input_signature=specs)
+    tf.saved_model.save(module, str(tmp_path))
+    np.testing.assert_allclose(tf.saved_model.load(str(tmp_path)).run(*data), eager, atol=1e-6)
+
+
+@pytest.mark.parametrize("scheme", ["microscopy", "mr", "ct"])
+def test_each_channel_by_its_own_statistics(scheme):
+    normalize = IntensityNormalization([scheme], {scheme: {**CT, "scheme": scheme}})
+    rng = np.random.default_rng(0)
+    image = rng.uniform(20, 200, (2, 9, 8, 3)).astype("float32") * [1, 5, 30]
+    single = np.stack([numpy_statistics(image[..., c : c + 1]) for c in range(3)], axis=1)
+    domain = np.array([0, -1], "int32")
+    found = normalize(image, domain, single).numpy()
+    for c in range(3):
+        alone = normalize(image[..., c : c + 1], domain, single[:, c])
+        np.testing.assert_allclose(found[..., c : c + 1], alone, atol=1e-6)
+    missing = normalize(image, domain, np.zeros_like(single))
+    np.testing.assert_allclose(missing, found, atol=1e-4)
+    # Together they would be 30 times as dark in one channel as in another.
+    together = normalize(image, domain, numpy_statistics(image)).numpy()
+    assert np.abs(together[1] - found[1]).max() > 0.5
 
 
 def test_errors():
     with pytest.raises(ValueError, match=r"Expected parameters for each of .* got none for 't1'"):
         IntensityNormalization(["ct", "t1"], {"ct": CT})
-    with pytest.raises(ValueError, match=r"Expected scheme of 'ct' in \['ct', 'mr'\], got 'pet'"):
+    with pytest.raises(
+        ValueError, match=r"Expected scheme of 'ct' in \['ct', 'microscopy', .*'pet'"
+    ):
         IntensityNormalization(["ct"], {"ct": {**CT, "scheme": "pet"}})
 
 
@@ -187,3 +242,64 @@ def test_local_contrast_does_not_see_a_window():
     np.testing.assert_allclose(flat[..., 1], 0, atol=1e-2)
     volume = np.random.default_rng(1).normal(size=(1, 6, 5, 4, 2)).astype("float32")
     assert layer(volume).shape == (1, 6, 5, 4, 4)
+
+
+def test_equalized_images_are_flat_and_the_same_in_any_window():
+    generator = np.random.default_rng(0)
+    image = generator.uniform(-0.9, 0.9, (2, 40, 30, 1)).astype("float32") ** 3
+    image[:, :10] = -1.0
+    found = np.asarray(equalize(image))
+    assert np.all(found[:, :10] == -1)
+    # Every tenth of the range holds about a tenth of what is not background.
+    for one in found[:, 10:]:
+        counts = np.histogram(one, 10, (-1, 1))[0]
+        np.testing.assert_allclose(counts, one.size / 10, rtol=0.1)
+    # A window ten times as wide, and a gamma: the order of intensities is all that counts.
+    squeezed = np.where(image > -1, 0.1 * image + 0.5, -1.0).astype("float32")
+    bent = np.where(image > -1, 2 * ((image + 1) / 2) ** 1.5 - 1, -1.0).astype("float32")
+    np.testing.assert_allclose(equalize(squeezed), found, atol=1e-3)
+    np.testing.assert_allclose(equalize(bent), found, atol=0.02)
+    # And it keeps that order.
+    for before, after in zip(image, found, strict=True):
+        order = np.argsort(before.ravel(), kind="stable")
+        assert np.all(np.diff(after.ravel()[order]) >= 0)
+
+
+def test_equalized_background_and_plateaus():
+    nothing = np.full((1, 4, 4, 1), -1.0, "float32")
+    np.testing.assert_array_equal(equalize(nothing), nothing)
+    image = nothing.copy()
+    image[0, :, 2:] = 0.25
+    found = np.asarray(equalize(image))
+    assert np.all(found[0, :, :2] == -1)
+    assert np.all(np.isfinite(found))
+    large = np.random.default_rng(0).uniform(-1, 1, (1, 300, 300, 1)).astype("float32")
+    np.testing.assert_allclose(equalize(large), large, atol=0.02)
+
+
+def test_equalized_in_a_graph_of_unknown_sizes():
+    image = np.random.default_rng(0).uniform(-1, 1, (2, 9, 7, 1)).astype("float32")
+    traced = tf.function(equalize, input_signature=[tf.TensorSpec((None, None, None, 1))])
+    np.testing.assert_allclose(traced(image), equalize(image), atol=1e-6)
+
+
+def test_equalized_where_nobody_knows_the_modality():
+    image = volumes()
+    known, statistics = np.array([0, 1, 1]), volume_statistics(image)
+    unknown = np.array([0, -1, 1])
+    plain = layer()
+    flat = IntensityNormalization(["ct", "t1"], {"ct": CT, "t1": MR}, unknown="equalized")
+    np.testing.assert_array_equal(flat(image, known, statistics), plain(image, known, statistics))
+    found, ends = flat(image, unknown, statistics), plain(image, unknown, statistics)
+    np.testing.assert_array_equal(found[0], ends[0])
+    np.testing.assert_array_equal(found[1], equalize(ends)[1])
+    np.testing.assert_array_equal(found[2], ends[2])
+    # A window that is no use for the tissue is none of its concern.
+    wide = image.copy()
+    wide[1, 2, 2, 2] = 4000.0
+    again = flat(wide, unknown, volume_statistics(wide))
+    inside = image[1] != 0
+    inside[2, 2, 2] = False
+    assert np.abs(np.asarray(again[1] - found[1]))[inside].max() < 0.15
+    with pytest.raises(ValueError, match=r"Expected unknown in .*, got 'flat'"):
+        IntensityNormalization(["ct", "t1"], {"ct": CT, "t1": MR}, unknown="flat")

@@ -33,8 +33,8 @@ WORKERS = min(4, os.cpu_count() or 1)
 class _Reader:
     """What training and validation streams share."""
 
-    def __init__(self, cases, plan, spatial_dims, translated):
-        self.cases, self.plan, self.translated = cases, plan, translated
+    def __init__(self, cases, plan, spatial_dims, translated, slices):
+        self.cases, self.plan, self.translated, self.slices = cases, plan, translated, slices
         chosen = plan.configuration(spatial_dims)
         self.batch_size, self.flat = chosen.batch_size, spatial_dims == 2
         self.patch = (*chosen.patch_size, 1)[:3]
@@ -47,14 +47,16 @@ class _Reader:
         return sampling.hold(self.cases.fetch(case))
 
     def shaped(self, example, case, domain, known):
-        """Example with all entries, its patch in 2-D where asked."""
+        """Example with all entries, its patch in 2-D where asked, and channels last."""
         if self.flat:
-            example = {**example, **{k: example[k][..., 0] for k in ("image", "label_map")}}
+            example = {**example, "label_map": example["label_map"][..., 0]}
+        else:
+            example = {**example, "image": example["image"][..., None]}
         return {**example, "case": tf.cast(case, tf.int32), "domain": domain, "known": known}
 
     def normalized(self, batch):
         """The batch that games get; samples that are not `known` as of an unknown modality."""
-        raw, statistics = batch["image"][..., None], batch["statistics"]
+        raw, statistics = batch["image"], batch["statistics"]
         domain = tf.where(batch["known"], batch["domain"], -1)
         result = {"image": self.normalize(raw, domain, statistics)}
         if self.translated:
@@ -84,8 +86,8 @@ class _Reader:
 class _Training(_Reader):
     """The endless sequence of training draws."""
 
-    def __init__(self, cases, plan, spatial_dims, translated, seed, options, seen):
-        super().__init__(cases, plan, spatial_dims, translated)
+    def __init__(self, cases, plan, spatial_dims, translated, slices, seed, options, seen):
+        super().__init__(cases, plan, spatial_dims, translated, slices)
         self.seed, self.options, self.seen = seed, options, seen
         self.spacing = plan.spacing[:spatial_dims]
         self.domains = sorted(set(cases.domains))
@@ -108,7 +110,8 @@ class _Training(_Reader):
         )
         domain = tf.constant(self.domains, tf.int32)[stream]
         known = random[sampling.UNKNOWN] >= self.options.unknown_fraction
-        return self.shaped(sampling.example(source, start, self.patch), case, domain, known)
+        example = sampling.example(source, start, self.patch, self.slices)
+        return self.shaped(example, case, domain, known)
 
     def cached(self, first):
         """Samples from draw number `first` on, from memory."""
@@ -170,7 +173,10 @@ class _Training(_Reader):
             # nobody can know the modality.
             changed = augmentation.contrasted(seed, size, share)
             batch["known"] = tf.logical_and(batch["known"], tf.logical_not(changed))
-        batch = augmentation.augment(batch, seed, options.augment, share, self.spacing)
+        equalized = self.plan.unknown == "equalized"
+        batch = augmentation.augment(
+            batch, seed, options.augment, share, self.spacing, equalized=equalized
+        )
         return batch if self.seen is None else self.seen.tee(batch, step)
 
     def endless(self, start_step):
@@ -202,8 +208,8 @@ def _following(domains, count):
 class _Validation(_Reader):
     """Tiles that cover every volume; each labelled voxel counts once."""
 
-    def __init__(self, cases, plan, spatial_dims, translated, trained):
-        super().__init__(cases, plan, spatial_dims, translated)
+    def __init__(self, cases, plan, spatial_dims, translated, slices, trained):
+        super().__init__(cases, plan, spatial_dims, translated, slices)
         self.following = _following(trained, len(plan.modalities))
 
     def tiles(self, case):
@@ -213,7 +219,7 @@ class _Validation(_Reader):
 
         def example(number):
             start, fresh = sampling.tile(shape, self.patch, tf.cast(number, tf.int32))
-            result = sampling.example(source, start, self.patch)
+            result = sampling.example(source, start, self.patch, self.slices)
             result["label_map"] = sampling.forget(result["label_map"], start, fresh)
             domain = tf.constant(self.cases.domains, tf.int32)[case]
             return self.shaped(result, case, domain, True)
@@ -237,7 +243,7 @@ class _Validation(_Reader):
         ]
         batches = -(-sum(counts) // self.batch_size)
         empty = {
-            "image": tf.zeros(self.patch),
+            "image": tf.zeros((*self.patch[:2], self.patch[2] + self.slices - 1)),
             "label_map": tf.fill(self.patch, tf.constant(IGNORE, tf.uint8)),
             "statistics": tf.constant([0.0, 1.0, -1.0, 1.0]),
         }
@@ -349,17 +355,18 @@ def load(
     cache_gib=CACHE_GIB,
     translating=None,
     seen=None,
+    slices=1,
 ):
     """Opens a folder of shards for training.
 
-    Batches are dicts: `image` float32 `(batch, *patch, 1)` normalised to [-1, 1]; `label_map` uint8
-    `(batch, *patch)`, 255 = not labelled; `domain` int32 `(batch,)`, the true modality also of the
-    samples that are normalised as of an unknown one; `known` int32 `(batch,)`, 0 for those (and
-    for samples of random contrast); `statistics` float32 `(batch, 4)`; `target` int32 `(batch,)`,
-    the modality to translate to; `noise` float32 `(batch,)` in [0, 1), the weight of the gradient
-    penalty; `case` int32 `(batch,)`, the number of the case in its split, -1 for none. What was
-    drawn comes with the batch, so that a batch split over replicas keeps it. Translating games also
-    get `real`, the image as its own modality shows it: it differs where `known` is 0.
+    Batches are dicts: `image` float32 `(batch, *patch, slices)` normalised to [-1, 1]; `label_map`
+    uint8 `(batch, *patch)`, 255 = not labelled; `domain` int32 `(batch,)`, the true modality also
+    of the samples that are normalised as of an unknown one; `known` int32 `(batch,)`, 0 for those
+    (and for samples of random contrast); `statistics` float32 `(batch, 4)`; `target` int32
+    `(batch,)`, the modality to translate to; `noise` float32 `(batch,)` in [0, 1), the weight of
+    the gradient penalty; `case` int32 `(batch,)`, the number of the case in its split, -1 for none.
+    What was drawn comes with the batch, so that a batch split over replicas keeps it. Translating
+    games also get `real`, the image as its own modality shows it: it differs where `known` is 0.
 
     A training subject with scans in several modalities gives one of them (`catalogue.unpaired`),
     unless `options.pair_subjects`.
@@ -379,6 +386,8 @@ def load(
             next modality that is trained. Otherwise every target is the sample's own modality, and
             there is no `real`. None: where the data and the batch allow it.
         seen: `audit.Seen` that notes every training batch, or None.
+        slices: Odd number; above 1, a 2-D patch shows its neighbours across z as channels (2.5-D).
+            The label map is that of the middle slice; beyond the volume lies its minimum.
 
     Returns:
         `train` and `val`, each a `tf.data.Dataset`, and the `config.Plan` with the patch and batch
@@ -390,10 +399,14 @@ def load(
         CodedError: KUG-D01, KUG-D08 or KUG-D09 for the folder (see `records.Manifest.load`),
             KUG-D14 without a training case, with one modality to translate between, or one that no
             subject is left for; KUG-D15 for a class that one of the translated modalities lacks;
-            KUG-T02 for an impossible patch, or a batch of one whose targets
-            are permuted.
+            KUG-T02 for an impossible patch, for slices that are not odd or not 2-D, or a batch of
+            one whose targets are permuted.
     """
     options = options or TrainOptions()
+    if slices < 1 or slices % 2 == 0 or (slices > 1 and spatial_dims != 2):
+        raise CodedError(
+            "KUG-T02", "slices", f"{slices} in {spatial_dims}-D", "an odd number, in 3-D 1"
+        )
     own = os.path.join(str(shards), "plan.json")
     plan = Plan.load(own) if os.path.isfile(own) else None
     manifest = records.Manifest.load(shards, verify=True, plan=plan)
@@ -417,7 +430,7 @@ def load(
             _check_classes(cases["train"], plan)
     if seen is not None:
         seen.describe(cases["train"], plan)
-    common = (plan, spatial_dims, translating)
+    common = (plan, spatial_dims, translating, slices)
     training = _Training(cases["train"], *common, seed, options, seen)
     train = training.endless(start_step) if endless else training.passes(start_step)
     if not cases["val"].files:

@@ -171,8 +171,13 @@ class AdversarialModel(keras.Model):
         """
         raise NotImplementedError
 
-    def default_optimizers(self, learning_rate=None):
-        """Role -> optimizer that `compile()` takes for "auto"; None is the game's own rate."""
+    def default_optimizers(self, learning_rate=None, adversary_rate=None):
+        """Role -> optimizer that `compile()` takes for "auto".
+
+        Args:
+            learning_rate: Highest rate of what segments or translates; None is the game's own.
+            adversary_rate: The same of discriminators and critics.
+        """
         raise NotImplementedError
 
     def play(self, batch):
@@ -203,6 +208,11 @@ class AdversarialModel(keras.Model):
         """The averaged network that translates, or None."""
         networks = [getattr(self, f"ema_{role}") for role in self.averaged]
         return next((n for n in networks if hasattr(n, "translate")), None)
+
+    @property
+    def memory(self):
+        """Variables beside those of the roles that the moves of a step change."""
+        return []
 
     def role_variables(self, role):
         """Trainable variables that the moves of `role` may change."""
@@ -273,12 +283,15 @@ class AdversarialModel(keras.Model):
     def train_step(self, data):
         batch = _batch(data)
         before = {role: self._snapshot(role) for role in self.roles}
+        memory = [(variable, tf.identity(variable)) for variable in self.memory]
         terms, active = self._play_all(batch)
         good = self._finite_everywhere({n: v for n, v in terms.items() if n not in self.watched})
         for role, variables in before.items():
             keep = tf.logical_and(good, active[role])
             for variable, old in variables:
                 variable.assign(tf.where(keep, variable, old))
+        for variable, old in memory:
+            variable.assign(tf.where(good, variable, old))
         self._average_weights(good)
         self.completed_steps.assign_add(tf.cast(good, "int64"))
         self.skipped_steps.assign_add(1 - tf.cast(good, "int64"))

@@ -98,19 +98,20 @@ class SegAN(MaskedCritic, AdversarialModel):
             "critic": cls.critic_arguments(plan, channels, **options),
         }
 
-    def default_optimizers(self, learning_rate=None):
+    def default_optimizers(self, learning_rate=None, adversary_rate=None):
         published = self.constraint == "clip" and self.weighting == "level"
         rate = CLIP_RATE if published else SKIN_RATE
         rate = SPECTRAL_RATE if self.constraint == "spectral" else rate
+        own = rate if adversary_rate is None else adversary_rate
         rate = rate if learning_rate is None else learning_rate
         if published:
             return {
                 "segmentor": keras.optimizers.RMSprop(rate, global_clipnorm=5.0),
-                "critic": keras.optimizers.RMSprop(rate),
+                "critic": keras.optimizers.RMSprop(own),
             }
         return {
             "segmentor": keras.optimizers.Adam(rate, 0.5, 0.999, global_clipnorm=5.0),
-            "critic": keras.optimizers.Adam(rate, 0.5, 0.999),
+            "critic": keras.optimizers.Adam(own, 0.5, 0.999),
         }
 
     def play(self, batch):

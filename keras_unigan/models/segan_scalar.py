@@ -74,11 +74,12 @@ class SegANScalar(MaskedCritic, AdversarialModel):
             "critic": cls.critic_arguments(plan, channels, **options),
         }
 
-    def default_optimizers(self, learning_rate=None):
+    def default_optimizers(self, learning_rate=None, adversary_rate=None):
         rate = SPECTRAL_RATE if learning_rate is None else learning_rate
+        own = SPECTRAL_RATE if adversary_rate is None else adversary_rate
         return {
             "segmentor": keras.optimizers.Adam(rate, 0.5, 0.999, global_clipnorm=5.0),
-            "critic": keras.optimizers.Adam(rate, 0.5, 0.999),
+            "critic": keras.optimizers.Adam(own, 0.5, 0.999),
         }
 
     def play(self, batch):

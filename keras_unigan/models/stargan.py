@@ -89,13 +89,17 @@ class StarGAN(TranslationGame):
             "discriminator": cls.discriminator_arguments(plan, channels, spatial_dims),
         }
 
-    def default_optimizers(self, learning_rate=None):
-        rate = RATE if learning_rate is None else learning_rate
+    def default_optimizers(self, learning_rate=None, adversary_rate=None):
+        asked = {"generator": learning_rate, "discriminator": adversary_rate}
+        rate = {role: RATE if own is None else own for role, own in asked.items()}
         moves = {"generator": self.total_steps, "discriminator": self.n_critic * self.total_steps}
         clip = {"generator": 5.0, "discriminator": None}
         return {
             role: keras.optimizers.Adam(
-                constant_then_linear(rate, moves[role]), 0.5, 0.999, global_clipnorm=clip[role]
+                constant_then_linear(rate[role], moves[role]),
+                0.5,
+                0.999,
+                global_clipnorm=clip[role],
             )
             for role in self.roles
         }

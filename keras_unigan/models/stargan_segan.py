@@ -122,10 +122,11 @@ class StarGANSegAN(MaskedCritic, TranslationGame):
             "critic": cls.critic_arguments(plan, channels, **options),
         }
 
-    def default_optimizers(self, learning_rate=None):
+    def default_optimizers(self, learning_rate=None, adversary_rate=None):
+        chosen = {r: learning_rate if r in self.averaged else adversary_rate for r in RATES}
         return {
             role: keras.optimizers.Adam(
-                cosine(rate if learning_rate is None else learning_rate, self.total_steps),
+                cosine(rate if chosen[role] is None else chosen[role], self.total_steps),
                 0.5,
                 0.999,
                 global_clipnorm=5.0 if role in self.averaged else None,

@@ -82,12 +82,12 @@ class UAGAN(UnifiedGAN):
         )
         self.background_weight = background_weight
 
-    def default_optimizers(self, learning_rate=None):
-        rate = RATE if learning_rate is None else learning_rate
-        adam = lambda **clip: keras.optimizers.Adam(  # noqa: E731
-            constant_then_linear(rate, self.total_steps, 0.6, FLOOR), 0.9, 0.999, **clip
+    def default_optimizers(self, learning_rate=None, adversary_rate=None):
+        adam = lambda rate, **clip: keras.optimizers.Adam(  # noqa: E731
+            constant_then_linear(rate or RATE, self.total_steps, 0.6, FLOOR), 0.9, 0.999, **clip
         )
-        return {"generator": adam(global_clipnorm=5.0), "discriminator": adam()}
+        generator = adam(learning_rate, global_clipnorm=5.0)
+        return {"generator": generator, "discriminator": adam(adversary_rate)}
 
     def generator_losses(self, *args, **kwargs):
         loss, terms, variety = super().generator_losses(*args, **kwargs)

@@ -113,12 +113,12 @@ class UnifiedGAN(TranslationGame):
             "discriminator": cls.discriminator_arguments(plan, channels, spatial_dims),
         }
 
-    def default_optimizers(self, learning_rate=None):
-        rate = RATE if learning_rate is None else learning_rate
-        adam = lambda **clip: keras.optimizers.AdamW(  # noqa: E731
-            cosine(rate, self.total_steps, 0.0, FLOOR), WEIGHT_DECAY, amsgrad=True, **clip
+    def default_optimizers(self, learning_rate=None, adversary_rate=None):
+        adam = lambda rate, **clip: keras.optimizers.AdamW(  # noqa: E731
+            cosine(rate or RATE, self.total_steps, 0.0, FLOOR), WEIGHT_DECAY, amsgrad=True, **clip
         )
-        return {"generator": adam(global_clipnorm=5.0), "discriminator": adam()}
+        generator = adam(learning_rate, global_clipnorm=5.0)
+        return {"generator": generator, "discriminator": adam(adversary_rate)}
 
     def play(self, batch):
         image, source, real, domain, target = self.unpack(batch)

@@ -3,13 +3,17 @@
 import keras
 import tensorflow as tf
 
+from keras_unigan.layers import equalize, segment_logits
+from keras_unigan.losses import ramp
+from keras_unigan.metrics import harden
 from keras_unigan.models.base import Move
-from keras_unigan.models.masked import MaskedCritic, check_weights
+from keras_unigan.models.masked import MaskedCritic, annotated_samples, check_weights
+from keras_unigan.models.optimizers import muon
 from keras_unigan.models.schedules import cosine
 from keras_unigan.models.translation import TranslationGame
 from keras_unigan.models.unified import UnifiedGAN
 
-RATE, ADVERSARY_RATE = 2e-4, 1e-4
+ADVERSARY_RATE = 5e-4
 
 
 @keras.saving.register_keras_serializable(package="keras_unigan")
@@ -17,6 +21,10 @@ class UniGAN(MaskedCritic, UnifiedGAN):
     """`UnifiedGAN` with a third player: a critic that looks at masked images at several scales.
 
     Order of the moves: discriminator, critic, generator.
+
+    Images without labels teach the segmentation too (`consistency`): the averaged network is a
+    teacher that sees them equalized and undisturbed, and the generator, which sees them in their
+    own or in a random contrast, is to find what the teacher was sure of.
 
     Args:
         generator: Network from image and code to logits and image.
@@ -37,6 +45,9 @@ class UniGAN(MaskedCritic, UnifiedGAN):
         distillation_weight: Weight of the distillation between the modalities' prototypes.
         multi_scale_weight: Weight of the critic's term within the segmentation loss; 0 leaves the
             critic out.
+        consistency_weight: Weight, within the segmentation loss, of what the weight average says of
+            images without labels; it grows as that of the shape term. 0 leaves it out.
+        confidence: Least probability at which what it says of a voxel counts.
         mask_mode: As in `SegAN`.
         critic_mode: As in `SegAN`.
         include_input: As in `SegAN`.
@@ -53,7 +64,7 @@ class UniGAN(MaskedCritic, UnifiedGAN):
     """
 
     roles = ("generator", "discriminator", "critic")
-    terms = (*UnifiedGAN.terms, "critic_loss", "multi_scale_l1")
+    terms = (*UnifiedGAN.terms, "critic_loss", "multi_scale_l1", "consistency")
 
     def __init__(
         self,
@@ -72,6 +83,8 @@ class UniGAN(MaskedCritic, UnifiedGAN):
         shape_ramp=0.5,
         distillation_weight=0.0,
         multi_scale_weight=0.1,
+        consistency_weight=1.0,
+        confidence=0.7,
         mask_mode="concat",
         critic_mode="shared",
         include_input=True,
@@ -100,8 +113,11 @@ class UniGAN(MaskedCritic, UnifiedGAN):
             clip_value,
             critic_mode,
         )
-        check_weights(multi_scale_weight=multi_scale_weight)
+        check_weights(multi_scale_weight=multi_scale_weight, consistency_weight=consistency_weight)
+        if not 0 <= confidence < 1:
+            raise ValueError(f"Expected 0 <= confidence < 1, got {confidence!r}.")
         self.multi_scale_weight = multi_scale_weight
+        self.consistency_weight, self.confidence = consistency_weight, confidence
 
     @classmethod
     def network_arguments(cls, plan, channels=1, spatial_dims=2, **options):
@@ -110,15 +126,13 @@ class UniGAN(MaskedCritic, UnifiedGAN):
             "critic": cls.critic_arguments(plan, channels, **options),
         }
 
-    def default_optimizers(self, learning_rate=None):
-        rate = RATE if learning_rate is None else learning_rate
-        rates = {"discriminator": ADVERSARY_RATE, "critic": ADVERSARY_RATE}
+    def default_optimizers(self, learning_rate=None, adversary_rate=None):
+        own = ADVERSARY_RATE if adversary_rate is None else adversary_rate
         adversaries = {
             role: keras.optimizers.Adam(cosine(own, self.total_steps), 0.5, 0.99)
-            for role, own in rates.items()
+            for role in ("discriminator", "critic")
         }
-        schedule = cosine(rate, self.total_steps)
-        return {"generator": keras.optimizers.AdamW(schedule, global_clipnorm=5.0), **adversaries}
+        return {"generator": muon(self.total_steps, learning_rate), **adversaries}
 
     def play_between(self, image, logits, truth, valid):
         if not self.multi_scale_weight:
@@ -139,13 +153,43 @@ class UniGAN(MaskedCritic, UnifiedGAN):
         loss, terms, variety = super().generator_losses(
             generator, batch, logits, fake, truth, valid, training
         )
-        if not self.multi_scale_weight:
-            return loss, {**terms, "multi_scale_l1": tf.zeros(())}, variety
-        training = training and self.constraint == "clip"
-        gap = self.gap(batch["image"], self.activate(logits), truth, valid, training)
-        loss = loss + self.segmentation_weight * self.multi_scale_weight * gap
-        return loss, {**terms, "multi_scale_l1": gap}, variety
+        gap = consistency = tf.zeros(())
+        if self.multi_scale_weight:
+            training = training and self.constraint == "clip"
+            gap = self.gap(batch["image"], self.activate(logits), truth, valid, training)
+        if self.consistency_weight:
+            consistency = self.consistency(batch["real"], logits, valid)
+        share = ramp(self.completed_steps, self.shape_ramp * self.total_steps)
+        own = self.multi_scale_weight * gap + self.consistency_weight * share * consistency
+        terms = {**terms, "multi_scale_l1": gap, "consistency": consistency}
+        return loss + self.segmentation_weight * own, terms, variety
+
+    def consistency(self, real, logits, valid):
+        """Segmentation loss of images without any label against what the teacher is sure of.
+
+        Reference: Tarvainen & Valpola 2017, Mean teachers, arXiv:1703.01780; Sohn et al. 2020,
+        FixMatch, arXiv:2001.07685, eq. 4 (hard targets above a confidence).
+        """
+        unlabelled = 1.0 - annotated_samples(valid)
+
+        def teach():
+            image = equalize(real) if self.plan.unknown == "equalized" else real
+            nobody = tf.fill([tf.shape(real)[0]], -1)
+            return self.activate(segment_logits(self.network, image, nobody))
+
+        # Most studies have labels everywhere, and a teacher costs a forward pass.
+        some = tf.reduce_any(unlabelled > 0)
+        taught = tf.cond(some, teach, lambda: tf.zeros(tf.shape(logits), "float32"))
+        taught = tf.stop_gradient(tf.ensure_shape(taught, logits.shape))
+        overlapping = self.plan.labels.overlapping
+        sure = tf.maximum(taught, 1.0 - taught) if overlapping else taught
+        sure = tf.reduce_min(sure, -1) if overlapping else tf.reduce_max(sure, -1)
+        shape = (-1, *[1] * self.spatial_dims)
+        counted = tf.cast(sure > self.confidence, "float32") * tf.reshape(unlabelled, shape)
+        truth = tf.cast(harden(taught, overlapping), "float32") * counted[..., None]
+        return self.segmentation_loss(truth, logits, counted)
 
     def get_config(self):
-        own = {"multi_scale_weight": self.multi_scale_weight}
+        names = ("multi_scale_weight", "consistency_weight", "confidence")
+        own = {name: getattr(self, name) for name in names}
         return {**super().get_config(), **self.masking_config(), **own}

@@ -11,6 +11,7 @@ from keras_unigan import inference
 from keras_unigan.config import Plan, TrainOptions
 from keras_unigan.errors import CodedError, did_you_mean
 from keras_unigan.models import MODELS
+from keras_unigan.models.optimizers import OPTIMIZERS
 from keras_unigan.networks import NETWORKS
 from keras_unigan.systems import SYSTEMS
 
@@ -103,7 +104,11 @@ def build_model(
         _check_patch(networks[game_class.roles[0]], plan.configuration(spatial_dims).patch_size)
         model = game_class(plan=plan, spatial_dims=spatial_dims, **networks, **game_settings)
         if compile:
-            optimizers = model.default_optimizers(train.learning_rate)
+            rates = train.learning_rate, train.adversary_rate
+            optimizers = model.default_optimizers(*rates)
+            if train.optimizer is not None:
+                own = OPTIMIZERS[train.optimizer](total_steps, train.learning_rate)
+                optimizers[model.roles[0]] = own
             model.compile(optimizers, accumulate=train.accumulate, jit_compile=train.jit_compile)
     return model
 

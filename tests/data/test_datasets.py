@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras_unigan.config import Plan, TrainOptions
 from keras_unigan.data import augmentation, catalogue, datasets, records, sampling
 from keras_unigan.errors import CodedError
-from keras_unigan.layers import IntensityNormalization
+from keras_unigan.layers import IntensityNormalization, equalize
 
 MODALITIES = ("ct", "t1", "flair")
 OPTIONS = TrainOptions(patch_size=(32, 32), batch_size=4, steps_per_epoch=6)
@@ -308,26 +308,31 @@ def test_augmentation_can_be_left_out(plain, sequence):
         np.testing.assert_array_equal(before["domain"], after["domain"])
 
 
-def test_a_share_of_samples_is_normalised_as_of_unknown_modality(shards, plain):
+def test_a_share_of_samples_is_normalised_as_of_unknown_modality(shards, plain, tmp_path):
+    shutil.copytree(shards, tmp_path / "shards")
+    plan = Plan.load(shards / "plan.json")
+    dataclasses.replace(plan, unknown="percentiles").save(tmp_path / "shards" / "plan.json")
     options = dataclasses.replace(OPTIONS, augment="none", unknown_fraction=0.3)
-    some, known = load(shards, 12, options), stacked(plain, "image")
-    as_known = (known == stacked(some, "image")).all(axis=(1, 2, 3))
+    some, known = load(tmp_path / "shards", 12, options), stacked(plain, "image")
+    image, statistics = stacked(some, "image"), stacked(some, "statistics")
+    as_known = (known == image).all(axis=(1, 2, 3))
     assert 0.2 < 1 - as_known.mean() < 0.4
     # The domain stays the true one; an unknown CT has its own 0.5 percentile as -1.
     np.testing.assert_array_equal(stacked(some, "domain"), stacked(plain, "domain"))
-    layer = IntensityNormalization.from_plan(Plan.load(shards / "plan.json"))
     ct = ~as_known & (stacked(some, "domain") == 0)
     assert ct.any()
-    low, high = np.split(stacked(some, "statistics")[ct, 2:], 2, axis=1)
-    raw = (
-        low[..., None, None] + (stacked(some, "image")[ct] + 1) / 2 * (high - low)[..., None, None]
-    )
-    domain = np.zeros(len(raw), np.int32)
-    again = layer(raw, domain, stacked(some, "statistics")[ct]).numpy()
-    inside = np.abs(stacked(some, "image")[ct]) < 1
-    inside &= np.abs(again) < 1
+    low, high = (end[..., None, None] for end in np.split(statistics[ct, 2:], 2, axis=1))
+    raw = low + (image[ct] + 1) / 2 * (high - low)
+    layer = IntensityNormalization.from_plan(plan)
+    again = layer(raw, np.zeros(len(raw), np.int32), statistics[ct]).numpy()
+    inside = (np.abs(image[ct]) < 1) & (np.abs(again) < 1)
     assert inside.any()
     np.testing.assert_allclose(again[inside], known[ct][inside], atol=1e-4)
+    # The planner asks for ranks of the same.
+    assert plan.unknown == "equalized"
+    flat = stacked(load(shards, 12, options), "image")
+    np.testing.assert_array_equal(flat[as_known], image[as_known])
+    np.testing.assert_allclose(flat[~as_known], equalize(image[~as_known]), atol=1e-5)
 
 
 # 16 is less than the volumes (about 33 x 27 x 6) and no divisor of theirs, 64 is more.
@@ -367,6 +372,35 @@ def test_three_dimensions(shards):
     batch = next(iter(train))
     assert batch["image"].shape == (2, *plan.configuration(3).patch_size, 1)
     assert batch["label_map"].shape == batch["image"].shape[:-1]
+
+
+@pytest.mark.parametrize("cache", [1.0, 0.0])
+def test_stacks_show_the_slices_beside(shards, plain, cache):
+    """2.5-D: the middle channel is the 2-D patch, the others its neighbours, of the same shards."""
+    options = dataclasses.replace(OPTIONS, augment="none", unknown_fraction=0.0)
+    found = load(shards, 3, options, slices=3, cache_gib=cache)
+    for stack, flat in zip(found, plain, strict=False):
+        assert stack["image"].shape == (4, 32, 32, 3)
+        np.testing.assert_array_equal(stack["image"][..., 1:2], flat["image"])
+        np.testing.assert_array_equal(stack["label_map"], flat["label_map"])
+    options = dataclasses.replace(OPTIONS, patch_size=(64, 64))
+    _, val, _ = datasets.load(shards, options=options, slices=5, cache_gib=cache)
+    batches = [{k: v.numpy() for k, v in b.items()} for b in val]
+    images, cases = stacked(batches, "image"), stacked(batches, "case")
+    for case in set(cases.tolist()) - {-1}:
+        # One tile a slice, in order; beyond the ends lies the volume's minimum.
+        volume = images[cases == case]
+        middle, ends = volume[..., 2], np.full_like(volume[:2, ..., 2], volume[..., 2].min())
+        padded = np.concatenate([ends, middle, ends])
+        for channel in range(5):
+            shown = padded[channel : channel + len(middle)]
+            np.testing.assert_array_equal(volume[..., channel], shown)
+
+
+@pytest.mark.parametrize(("dims", "slices"), [(2, 2), (2, 0), (3, 3)])
+def test_slices_that_cannot_be(shards, dims, slices):
+    with pytest.raises(CodedError, match=f"KUG-T02 slices: found {slices} in {dims}-D"):
+        datasets.load(shards, dims, slices=slices)
 
 
 def test_cases_without_labels(tmp_path):

@@ -311,6 +311,30 @@ def test_an_unlabelled_batch_leaves_the_critic_alone():
         assert not same(old, values(model.role_variables(role)))
 
 
+def test_what_the_teacher_is_sure_of_teaches_unlabelled_images():
+    model = game(UniGAN, confidence=0.0, shape_ramp=0.0)
+    data = {k: tf.constant(v) for k, v in batch(model.plan).items()}
+    valid = tf.ones_like(data["image"])[..., 0]
+    logits = model.network.segment(data["image"], data["domain"])
+    # Labels everywhere: nothing to teach.
+    assert model.consistency(data["real"], logits, valid) == 0
+    # The first sample has none; by hand, its classes are those that the average gives.
+    valid = valid * tf.constant([0.0, 1.0, 1.0, 1.0])[:, None, None]
+    taught = model.activate(model.network.segment(data["real"], -tf.ones_like(data["domain"])))
+    best = tf.one_hot(tf.argmax(taught, -1), taught.shape[-1])
+    expected = model.segmentation_loss(best[:1], logits[:1], tf.ones_like(valid)[:1])
+    found = model.consistency(data["real"], logits, valid)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    # Where it is not sure, it says nothing.
+    model.confidence = 0.999999
+    assert model.consistency(data["real"], logits, valid) == 0
+    # Its own weights get no gradient.
+    model.confidence = 0.0
+    with tf.GradientTape() as tape:
+        loss = model.consistency(data["real"], logits, valid)
+    assert all(g is None for g in tape.gradient(loss, model.network.trainable_variables))
+
+
 def test_without_an_adversary_the_discriminator_rests():
     model = game(UniGAN, adversarial_weight=0.0, domain_weight=0.0, multi_scale_weight=0.0)
     model.compile()
@@ -377,7 +401,7 @@ def test_networks_of_other_modalities_are_refused():
 )
 def test_unigan_learns_two_inverted_contrasts(steps, goal):
     a_plan, options = plan(phantoms.LABELS, size=48), {"critic_mode": "joint"}
-    options.update(filters=8, learning_rate=3e-3, ema_decay=0.95, total_steps=steps)
+    options.update(filters=8, ema_decay=0.95, total_steps=steps)
     model = build_model("unigan", a_plan, **options)
     train = tf.data.Dataset.from_tensor_slices(phantom_slices(range(10)))
     train = train.shuffle(200, seed=0).repeat().batch(8)

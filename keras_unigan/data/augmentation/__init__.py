@@ -33,6 +33,7 @@ LEVELS = {
 
 # Samples of random contrast get more of what else differs between scanners.
 STRONGER = {
+    "noise": {"sd": (0.3, intensity.NOISE)},
     "bias_field": {"sd": (0.7, intensity.BIAS_SD), "share": (1.0, intensity.BIAS_SHARE)},
     "blur": {"sigma": (1.0, intensity.BLUR_SIGMA), "share": (1.0, intensity.BLUR_SHARE)},
     "low_resolution": {
@@ -44,7 +45,7 @@ STRONGER = {
 
 # Nothing here has Python branches on tensors, and converting them takes longer than the rest.
 @tf.autograph.experimental.do_not_convert
-def augment(batch, seed, level="light", contrast_fraction=0.5, spacing=None):
+def augment(batch, seed, level="light", contrast_fraction=0.5, spacing=None, equalized=False):
     """Applies what a level holds.
 
     Args:
@@ -55,6 +56,7 @@ def augment(batch, seed, level="light", contrast_fraction=0.5, spacing=None):
         contrast_fraction: Share of the samples that "contrast" gives a random contrast: those of
             `contrasted` with this seed.
         spacing: Voxel size of each axis, so that rotations are rotations in mm.
+        equalized: Whether samples of random contrast are equalized.
 
     Returns:
         The same dict with all of them changed.
@@ -79,5 +81,5 @@ def augment(batch, seed, level="light", contrast_fraction=0.5, spacing=None):
             options = {k: tf.where(changed, *pair) for k, pair in STRONGER[name].items()}
         batch = AUGMENTATIONS[name](batch, seed, **options)
         if name == "warp" and changed is not None:
-            batch = contrast.random_contrast(batch, seed, changed)
+            batch = contrast.random_contrast(batch, seed, changed, equalized)
     return {**batch, **real}

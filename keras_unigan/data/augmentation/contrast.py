@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from keras_unigan.config import IGNORE
 from keras_unigan.data.augmentation import geometry
+from keras_unigan.layers import equalize
 
 MEANS, SDS = (25.0, 225.0), (5.0, 25.0)
 """Mean and standard deviation of a painted class, of a range of 0 to 255."""
@@ -21,6 +22,9 @@ ENTRIES, PIECES = 256, 6
 
 FADE = 0.1
 """Intensities that far above -1 fade into the background's -1."""
+
+EDGE = 0.02
+"""Intensities up to that far above -1 are what a warp leaves of the background's border."""
 
 PAINTED = 0.5
 """Share of the changed samples that are painted rather than remapped."""
@@ -87,13 +91,24 @@ def contrasted(seed, count, fraction):
     return tf.random.stateless_uniform([count], geometry.sub_seed(seed, 100)) < fraction
 
 
-def random_contrast(batch, seed, changed):
-    """Gives the `changed` samples, bool (batch,), a random contrast."""
+def random_contrast(batch, seed, changed, equalized=False):
+    """Gives samples a random contrast.
+
+    Args:
+        batch: Dict with `image` and `label_map`.
+        seed: Integers (2,).
+        changed: bool (batch,), which samples.
+        equalized: Whether those are then equalized, as images of unknown modality are in
+            prediction (`config.Plan.unknown`).
+    """
     image, count = batch["image"], tf.shape(batch["image"])[0]
     shape = [-1, *[1] * (image.shape.rank - 1)]
     curved = apply_curves(image, random_curves(seed, count))
     painted = tf.random.stateless_uniform([count], geometry.sub_seed(seed, 104)) < PAINTED
     painted = paint(curved, batch["label_map"], seed), tf.reshape(painted, shape)
     result = tf.where(painted[1], painted[0], curved)
+    if equalized:
+        # Background is what it was in the image; a curve may make tissue just as dark.
+        result = equalize(tf.where(image > EDGE - 1, tf.maximum(result, EDGE / 2 - 1), -1.0))
     result = tf.where(tf.reshape(changed, shape), result, image)
     return {**batch, "image": tf.ensure_shape(result, image.shape)}

@@ -34,12 +34,17 @@ def _over(image, values):
     return tf.reshape(values, [-1, *[1] * (image.shape.rank - 1)])
 
 
+def _inside(before, after):
+    """`after` within [-1, 1] where there is something; background stays as no scan changes it."""
+    return tf.where(before > -1.0, tf.clip_by_value(after, -1.0, 1.0), -1.0)
+
+
 def random_intensity(batch, seed):
     """Scales by up to ±10 %, shifts by up to ±0.1 (of a range of 2), and clips to [-1, 1]."""
     image = batch["image"]
     scale = geometry.uniform(image, seed, 10, 1 - CONTRAST, 1 + CONTRAST)
     shift = geometry.uniform(image, seed, 11, -BRIGHTNESS, BRIGHTNESS)
-    return {**batch, "image": tf.clip_by_value(scale * image + shift, -1.0, 1.0)}
+    return {**batch, "image": _inside(image, scale * image + shift)}
 
 
 def random_gamma(batch, seed, gamma=GAMMA, share=1.0):
@@ -50,12 +55,18 @@ def random_gamma(batch, seed, gamma=GAMMA, share=1.0):
     return {**batch, "image": 2 * ((image + 1) / 2) ** power - 1}
 
 
-def random_noise(batch, seed):
-    """Adds white noise of a standard deviation of up to 0.05, and clips to [-1, 1]."""
+def random_noise(batch, seed, sd=NOISE):
+    """Adds white noise of a standard deviation of up to `sd`, and clips to [-1, 1].
+
+    Args:
+        batch: Dict with `image`.
+        seed: Integers (2,).
+        sd: One number, or one for each sample.
+    """
     image = batch["image"]
-    sd = geometry.uniform(image, seed, 30, 0.0, NOISE)
+    sd = geometry.uniform(image, seed, 30, 0.0, 1.0) * _over(image, _samples(sd))
     noise = tf.random.stateless_normal(tf.shape(image), geometry.sub_seed(seed, 31))
-    return {**batch, "image": tf.clip_by_value(image + sd * noise, -1.0, 1.0)}
+    return {**batch, "image": _inside(image, image + sd * noise)}
 
 
 def random_bias_field(batch, seed, sd=BIAS_SD, distance=BIAS_SPACING, share=BIAS_SHARE):
