@@ -96,21 +96,6 @@ def test_merging_makes_no_difference_to_order_or_grouping():
     assert len(results) == 1
 
 
-@pytest.mark.parametrize("share", [0, 0.5, 37.3, 50, 99.5, 100])
-def test_percentile_of_counts_is_numpys(share):
-    values = np.random.default_rng(3).integers(-20, 20, 301)
-    histogram = dict(zip(*np.unique(values, return_counts=True), strict=True))
-    assert planning.percentile(histogram, share) == pytest.approx(np.percentile(values, share))
-
-
-def test_histogram_keeps_hounsfield_units_exact_and_others_within_its_bound():
-    units = np.arange(-4096, 4097, dtype=np.float32)
-    np.testing.assert_array_equal(planning._rounded(units), units)
-    values = np.random.default_rng(4).lognormal(0, 20, 10_000).astype(np.float32)
-    np.testing.assert_allclose(planning._rounded(values), values, rtol=2.0**-12)
-    assert np.unique(planning._rounded(np.linspace(1, 2, 100_001))).size == 2**11 + 1
-
-
 def test_modality_without_a_usable_case():
     facts = measured(0)[0]
     study = make_study(("ct", "t1"))
@@ -125,7 +110,11 @@ def test_spacing_is_the_median_over_all_modalities():
     )
     assert plan.spacing == (1.2, 1.0, 2.5)
     assert plan.nearest_axis is None
-    assert "median of 3" in plan.reasons["spacing"]
+    medians = "medians: m0 1.1 x 1 x 2.25 mm, m1 2 x 1 x 3 mm"
+    assert (
+        plan.reasons["spacing"]
+        == f"median of 3 training cases, one grid for all modalities ({medians})"
+    )
 
 
 def test_a_coarse_axis_is_refined_and_taken_by_nearest_neighbour():
