@@ -6,7 +6,7 @@ from pathlib import Path
 
 from keras_unigan import evaluation, report, training
 from keras_unigan.config import Experiment, TrainOptions
-from keras_unigan.data import phantoms
+from keras_unigan.data import phantoms, pictures
 from keras_unigan.pipelines import preprocess
 from keras_unigan.serving import client, push, server
 
@@ -20,7 +20,7 @@ def run(output, modalities, model="segan", steps=None, seed=0, say=print, quiet=
 
     Args:
         output: Folder; emptied first.
-        modalities: Names of phantom modalities, two or more.
+        modalities: Names of phantom modalities, two or more; those in `phantoms.FLAT` are pictures.
         model: Name in `systems.SYSTEMS`.
         steps: Training steps; None takes `STEPS`.
         seed: Seed of the phantoms, weights and sampling.
@@ -76,7 +76,8 @@ def run(output, modalities, model="segan", steps=None, seed=0, say=print, quiet=
     done("export", f"checked against the run, then published: {published['destination']}")
 
     held_out = next(case for case in study.cases if case.split == "test")
-    answer = output / "answer" / f"{held_out.id}_seg.nii.gz"
+    ending = pictures.label_ending(held_out.image) or ".nii.gz"
+    answer = output / "answer" / f"{held_out.id}_seg{ending}"
     with server.Server(model_base_path=output / "models" / "unigan") as running:
         asked = client.Client(running.grpc_addr, "unigan")
         asked.segment(study.path(held_out.image), modality=held_out.modality, output=answer)

@@ -1,8 +1,9 @@
 """Synthetic studies of several modalities: for the demo, tests, notebooks and benchmarks.
 
 A body holds an organ with a lesion. Its rim looks like the organ and blobs elsewhere look like the
-lesion, so intensity alone does not segment; every modality has other contrast, and each file has
-its own orientation, obliquity and spacing. NumPy, SciPy and nibabel only.
+lesion, so intensity alone does not segment; every modality has other contrast, and each volume has
+its own orientation, obliquity and spacing. X-ray, ultrasound and microscopy are PNG pictures of one
+slice, as a phantom of their kind would look, with a spacing that nobody knows.
 """
 
 import itertools
@@ -14,17 +15,26 @@ import numpy as np
 from scipy import ndimage
 
 from keras_unigan.config import Case, Labels, Study
-from keras_unigan.data import nifti, splits
+from keras_unigan.data import nifti, pictures, splits
 
 LABELS = Labels(classes={"organ": (1,), "lesion": (2,)})
 """Classes of every phantom study."""
 
-# Mean intensity of body, organ and lesion; CT in Hounsfield units.
+# Mean intensity of body, organ and lesion: Hounsfield units, standardised uptake values, counts,
+# grey values of 8 bits; else relative ones.
 _LEVELS = {
     "ct": (30.0, 110.0, -60.0),
     "t1": (0.55, 0.9, 0.25),
     "flair": (0.55, 0.3, 0.95),
+    "pet": (0.8, 2.4, 6.0),
+    "spect": (8.0, 40.0, 90.0),
+    "xray": (90.0, 150.0, 205.0),
+    "ultrasound": (70.0, 130.0, 25.0),
+    "microscopy": (200.0, 150.0, 90.0),
 }
+FLAT = ("xray", "ultrasound", "microscopy")
+"""Modalities whose phantoms are pictures."""
+_AIR = {"ct": -1000.0, "microscopy": 240.0}
 _SPACINGS = ((1.0, 1.0, 2.0), (1.25, 1.25, 2.0), (1.0, 1.1, 2.4))
 
 
@@ -46,8 +56,9 @@ def volume(seed, modality="t1", shape=(64, 64, 24)):
 
     Args:
         seed: Seed of anatomy and noise.
-        modality: Decides the contrast; "ct" is in Hounsfield units with air of -1000, any other has
-            an arbitrary gain, a smooth bias field and a background of 0.
+        modality: Decides the contrast. "ct" is in Hounsfield units with air of -1000, "pet" in
+            standardised uptake values, "spect" in counts; those of `FLAT` have 8 bits. Any other
+            has an arbitrary gain, a smooth bias field and a background of 0.
         shape: Voxels (x, y, z) of a field of view that does not depend on them.
 
     Returns:
@@ -66,7 +77,8 @@ def volume(seed, modality="t1", shape=(64, 64, 24)):
     place = centre + 0.08 * np.array([np.cos(angle), np.sin(angle), 0.0])
     lesion = _ellipsoid(grid, place, rng.uniform((0.14, 0.14, 0.35), (0.18, 0.18, 0.5))) < 1
     decoys = np.zeros(shape, bool)
-    for height in (-0.6, -0.2, 0.2, 0.6):
+    # A picture is of one height.
+    for height in (0.0, 0.0) if modality in FLAT else (-0.6, -0.2, 0.2, 0.6):
         spot = [-side * rng.uniform(0.4, 0.48), rng.uniform(-0.15, 0.15), height]
         decoys |= _ellipsoid(grid, spot, rng.uniform((0.09, 0.09, 0.25), (0.13, 0.13, 0.4))) < 1
     inside = body < 1
@@ -78,14 +90,31 @@ def volume(seed, modality="t1", shape=(64, 64, 24)):
     image[organ | rim] = levels[1]
     image[lesion | decoys] = levels[2]
     image = ndimage.gaussian_filter(image, 0.5)
-    spread = np.ptp(levels)
+    image = _acquire(rng, image, modality, grid)
+    air = _AIR.get(modality, 0.0)
+    return np.where(inside, image, air).astype(np.float32), label_map
+
+
+def _acquire(rng, image, modality, grid):
+    """What a scanner of the modality makes of true intensities: its noise, scale and range."""
+    spread = np.ptp(_levels(modality))
     if modality == "ct":
-        image = np.rint(image + rng.normal(0, 0.05 * spread, shape))
-        return np.where(inside, image, -1000.0).astype(np.float32), label_map
+        return np.rint(image + rng.normal(0, 0.05 * spread, image.shape))
+    if modality == "pet":
+        # Noise of uptake grows with it, and the standardised value needs no gain.
+        return np.maximum(image * (1 + rng.normal(0, 0.12, image.shape)), 0.01)
+    if modality == "spect":
+        return np.maximum(rng.poisson(image), 1.0)
+    if modality == "ultrasound":
+        speckle = image * (1 + rng.normal(0, 0.18, image.shape))
+        return np.rint(np.clip(speckle, 1, 255))
+    if modality in FLAT:
+        exposure = rng.uniform(0.85, 1.1)
+        noisy = exposure * image + rng.normal(0, 0.05 * spread, image.shape)
+        return np.rint(np.clip(noisy, 1, 255))
     slope = sum(rng.uniform(-0.1, 0.1) * g for g in grid)
-    image = (image + rng.normal(0, 0.05 * spread, shape)) * np.exp(slope)
-    image = np.maximum(image, 0.01) * rng.uniform(200, 2000)
-    return np.where(inside, image, 0.0).astype(np.float32), label_map
+    image = (image + rng.normal(0, 0.05 * spread, image.shape)) * np.exp(slope)
+    return np.maximum(image, 0.01) * rng.uniform(200, 2000)
 
 
 def _native_grid(rng, shape, spacing):
@@ -100,6 +129,33 @@ def _native_grid(rng, shape, spacing):
     return affine, np.stack([order, flips], axis=1)
 
 
+def _write_volume(folder, subject, modality, rng, seed, sizes, spacing):
+    """Writes a volume and its label map; returns their names."""
+    extent = (sizes[0], sizes[1], 2.0 * sizes[2])
+    shape = tuple(max(1, round(e / s)) for e, s in zip(extent, spacing, strict=True))
+    image, label_map = volume(seed, modality, shape)
+    affine, orientation = _native_grid(rng, shape, spacing)
+    affine = affine @ nib.orientations.inv_ornt_aff(orientation, shape)
+    if modality in ("ct", "spect"):
+        image = image.astype(np.int16)
+    names = {"image": f"{subject}_{modality}.nii.gz", "label": f"{subject}_seg.nii.gz"}
+    for name, array in ((names["image"], image), (names["label"], label_map)):
+        turned = nib.apply_orientation(array, orientation)
+        nifti.write(folder / name, turned, affine=affine)
+    return names
+
+
+def _write_picture(folder, subject, modality, rng, seed, sizes, spacing):
+    """Writes a picture and its label map; returns their names."""
+    shape = tuple(round(n / s) for n, s in zip(sizes[:2], spacing, strict=False))
+    image, label_map = volume(seed, modality, (*shape, 1))
+    names = {"image": f"{subject}_{modality}.png", "label": f"{subject}_seg.png"}
+    for name, array in ((names["image"], image), (names["label"], label_map)):
+        # Pictures run to the left and to the back.
+        pictures.write(folder / name, array[::-1, ::-1].astype(np.uint8))
+    return names
+
+
 def write_study(
     folder,
     modalities=("ct", "t1", "flair"),
@@ -112,8 +168,9 @@ def write_study(
     """Writes phantom files, their label maps and `study.json` with splits.
 
     Every subject has one modality: `<subject>_<modality>.nii.gz` beside `<subject>_seg.nii.gz`, the
-    plain layout that `cases` reads. Affines are oblique and anisotropic; axes are permuted and
-    flipped. The field of view is size x size x 2 depth mm.
+    plain layout that `readers` read; of the modalities in `FLAT` both are `.png`. Affines are
+    oblique and anisotropic; axes are permuted and flipped. The field of view is size x size x 2
+    depth mm.
 
     Args:
         folder: Where to; made if missing.
@@ -134,18 +191,11 @@ def write_study(
         modality = modalities[number % len(modalities)]
         subject = f"phantom{number + 1:03d}"
         rng = np.random.default_rng([seed, number])
+        write = _write_picture if modality in FLAT else _write_volume
         spacing = _SPACINGS[number // len(modalities) % len(_SPACINGS)]
-        extent = (size, size, 2.0 * depth)
-        shape = tuple(max(1, round(e / s)) for e, s in zip(extent, spacing, strict=True))
-        image, label_map = volume(seed * 100_000 + number, modality, shape)
-        affine, orientation = _native_grid(rng, shape, spacing)
-        affine = affine @ nib.orientations.inv_ornt_aff(orientation, shape)
-        if modality == "ct":
-            image = image.astype(np.int16)
-        names = {"image": f"{subject}_{modality}.nii.gz", "label": f"{subject}_seg.nii.gz"}
-        for name, array in ((names["image"], image), (names["label"], label_map)):
-            turned = nib.apply_orientation(array, orientation)
-            nifti.write(folder / name, turned, affine=affine)
+        names = write(
+            folder, subject, modality, rng, seed * 100_000 + number, (size, size, depth), spacing
+        )
         cases.append(Case(subject=subject, modality=modality, **names))
     study = Study("phantoms", tuple(modalities), LABELS, tuple(cases), folder=str(folder))
     study = splits.split(study, fractions, seed)

@@ -1,8 +1,11 @@
-"""PNG, JPEG and TIFF to volumes; needs the extra [formats].
+"""PNG, JPEG and TIFF to volumes, and label maps to PNG and TIFF; needs the extra [formats].
 
 Columns run to the left and rows to the back, as ITK reads pictures; a pixel counts 1, as the
 resolution in such files is that of a printer. Pixels stay as stored: no turning by camera tags.
 """
+
+import os
+from pathlib import Path
 
 import numpy as np
 
@@ -37,6 +40,67 @@ def read(path, name, channel=None):
         array = array.astype(np.uint8)
     # (pages, rows, columns) to (columns, rows, pages).
     return nifti.Volume(array.T, LPS_TO_RAS.copy(), spacing_known=False)
+
+
+def write(path, array):
+    """Writes a label map as a picture of 8 bits, without loss and without the name of anybody.
+
+    Args:
+        path: `.png` for one slice, `.tif` or `.tiff` for one or more.
+        array: uint8 (columns, rows, pages), as `read` gives it.
+
+    Raises:
+        CodedError: KUG-T02 for several pages in a PNG, or another ending; KUG-E01 without the
+            extra.
+    """
+    path, pages = Path(path), np.asarray(array, np.uint8).T
+    check_pages(path, len(pages))
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise missing_extra(path, "pillow", "formats") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    first, *rest = [Image.fromarray(np.ascontiguousarray(page)) for page in pages]
+    temporary = path.with_name(f".{os.getpid()}{path.name}")
+    try:
+        if path.suffix.lower() == ".png":
+            first.save(temporary, "PNG")
+        else:
+            first.save(temporary, "TIFF", compression="tiff_adobe_deflate", save_all=True,
+                       append_images=rest)  # fmt: skip
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+LABEL_ENDINGS = (".png", ".tif", ".tiff")
+"""Endings of pictures that hold label maps; JPEG changes values."""
+
+
+def holds_labels(path):
+    """Whether a name is that of a picture that `write` writes."""
+    return Path(path).suffix.lower() in LABEL_ENDINGS
+
+
+def check_pages(path, pages):
+    """Raises KUG-T02 for a picture that cannot hold so many pages, or loses values."""
+    known = LABEL_ENDINGS if pages == 1 else LABEL_ENDINGS[1:]
+    if Path(path).suffix.lower() not in known:
+        raise CodedError(
+            "KUG-T02",
+            "--output",
+            f"a {Path(path).suffix} picture for {pages} slices",
+            f"one of {', '.join(known)}, or .nii.gz",
+            "Nothing of a label map may be lost.",
+        )
+
+
+def label_ending(path):
+    """Ending of the label map of a picture, or None where a path is no picture."""
+    ending = Path(path).suffix.lower()
+    return {".jpg": ".png", ".jpeg": ".png", ".png": ".png"}.get(
+        ending, ending if ending in LABEL_ENDINGS else None
+    )
 
 
 def _picture(path, name, channel):

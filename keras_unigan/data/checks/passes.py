@@ -1,7 +1,8 @@
 """The one pass over a study's files that finds everything `findings` can name.
 
 Files are read once each: cases are grouped by label map, so that one label map of several images is
-open while they are. What stays of a case is a hash, a thumbnail, two shapes and the voxel counts.
+open while they are. What stays of a case is a hash, a thumbnail, a sketch, two shapes and the voxel
+counts.
 """
 
 import collections
@@ -24,7 +25,7 @@ class _Pass:
 
     def __init__(self, draft):
         self.draft, self.found, self.files = draft, list(draft.findings), 0
-        self.hashes, self.thumbnails, self.amounts = {}, {}, {}
+        self.hashes, self.thumbnails, self.sketches, self.amounts = {}, {}, {}, {}
         self.shapes, self.cropped, self.spacings = {}, {}, {}
         self.seen, self.remote = {}, set()
         names = [n for e in draft.entries for n in (e.case.image, e.case.label)]
@@ -84,9 +85,11 @@ class _Pass:
         self.found += voxels.image_findings(entry, volume.array)
         if label is not None:
             self.found += geometry.pair_findings(entry, volume, label)
-        self.hashes[entry.number], thumbnail = duplicates.signature(volume)
+        self.hashes[entry.number], thumbnail, sketch = duplicates.signature(volume)
         if thumbnail is not None:
             self.thumbnails[entry.number] = thumbnail
+        if sketch is not None:
+            self.sketches[entry.number] = sketch
         ras = nifti.to_ras(volume)
         box = preprocessing.crop_box(ras.array)
         self.shapes[entry.number] = ras.shape
@@ -120,7 +123,7 @@ def check(path, plan=None, limit=None):
     lacks, classes = whole.class_findings(
         run.amounts, entries, draft.labels.foreground if draft.labels else ()
     )
-    copies, twins = whole.copy_findings(entries, run.hashes, run.thumbnails)
+    copies, twins = whole.copy_findings(entries, run.hashes, run.thumbnails, run.sketches)
     run.found += copies
     run.found += whole.label_lack_findings(entries, any(e.case.label for e in entries))
     run.found += whole.flat_findings(entries, run.shapes)

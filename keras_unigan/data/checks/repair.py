@@ -97,7 +97,8 @@ def repair(path, report, twins, folder):
     if not cases:
         raise CodedError("KUG-D14", path, "no case that could be kept", "one at least")
     head = draft.study
-    study = Study(head.name, modalities, draft.labels, tuple(cases), head.folder)
+    schemes = {m: s for m, s in head.normalization.items() if m in present}
+    study = Study(head.name, modalities, draft.labels, tuple(cases), head.folder, schemes)
     output = folder / "study.json"
     case_files.relative_to(study, output).save(output)
     return Repairs(str(output), done, left)

@@ -187,13 +187,14 @@ def patch_findings(entries, shapes, spacings, plan):
                 )  # fmt: skip
 
 
-def copy_findings(entries, hashes, thumbnails):
+def copy_findings(entries, hashes, thumbnails, sketches):
     """Findings on one content under two names, and on near-duplicates across splits.
 
     Args:
         entries: All cases.
         hashes: Number of a case -> content hash.
         thumbnails: Number of a case -> thumbnail.
+        sketches: Number of a case -> sketch.
 
     Returns:
         List of findings, and the pairs of case numbers that must share a split.
@@ -218,17 +219,27 @@ def copy_findings(entries, hashes, thumbnails):
                 "image",
             )
         )
-    for a, b, score in duplicates.near(thumbnails, {e.number: e.case.split for e in entries}):
+    splits = {e.number: e.case.split for e in entries}
+    near = [(a, b, f"correlation {n:.3f}") for a, b, n in duplicates.near(thumbnails, splits)]
+    near += [
+        (a, b, f"{n:.0%} of its runs of voxels")
+        for a, b, n in duplicates.same_runs(sketches, splits)
+    ]
+    seen = set()
+    for a, b, how in near:
         if hashes.get(a) == hashes.get(b) or of[a].case.subject == of[b].case.subject:
             continue
+        if (a, b) in seen:
+            continue
+        seen.add((a, b))
         twins.append((a, b))
         found.append(
             of[b].finding(
                 "KUG-D28",
                 "warning",
-                f"an image much like {of[a].name} ({of[a].case.split}; correlation {score:.3f}) "
+                f"an image much like {of[a].name} ({of[a].case.split}; {how}) "
                 f"in {of[b].case.split}",
-                f"subjects of different splits below {duplicates.SIMILAR}",
+                f"below {duplicates.SIMILAR} and {duplicates.SHARED:.0%} between splits",
                 "Perhaps one scan under two names: then scores are too good.",
                 "look at both; unigan check STUDY --fix DIR writes a regrouped study",
                 "image",

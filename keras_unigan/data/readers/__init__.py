@@ -6,7 +6,17 @@
 from pathlib import Path
 
 from keras_unigan.config import read_json
-from keras_unigan.data.readers import bids, brats, common, folder, msd, nnunet, sidecar, table
+from keras_unigan.data.readers import (
+    bids,
+    brats,
+    common,
+    folder,
+    msd,
+    nnunet,
+    paired,
+    sidecar,
+    table,
+)
 from keras_unigan.errors import CodedError, did_you_mean
 
 READERS = {
@@ -16,15 +26,19 @@ READERS = {
     "msd": msd.read,
     "nnunet": nnunet.read,
     "brats": brats.read,
+    "paired": paired.read,
 }
 """Layout -> reader: path to `common.Found`."""
 
+_TOLD = ("folder", "paired")
 
-def detect(path):
+
+def detect(path, label_name=None):
     """Name of the reader for a path, by its looks.
 
     Args:
         path: A `.csv` or `.tsv` file, or a folder.
+        label_name: See `read`.
 
     Returns:
         Key of `READERS`.
@@ -34,7 +48,7 @@ def detect(path):
     """
     path = Path(path)
     if path.is_dir():
-        return _detect_folder(path)
+        return _detect_folder(path, label_name)
     if path.is_file() and path.suffix.lower() in (".csv", ".tsv"):
         return "csv"
     if path.exists():
@@ -46,7 +60,7 @@ def detect(path):
     )
 
 
-def _detect_folder(path):
+def _detect_folder(path, label_name):
     description = path / "dataset.json"
     if description.is_file():
         data = read_json(description)
@@ -55,24 +69,38 @@ def _detect_folder(path):
     subjects = [p for pattern in ("sub-*", "sub-*/ses-*") for p in path.glob(pattern)]
     if any((p / datatype).is_dir() for p in subjects for datatype in bids.DATATYPES):
         return "bids"
-    return "brats" if brats.scans(path) else "folder"
+    if brats.scans(path):
+        return "brats"
+    return "paired" if paired.pairs(path, label_name) else "folder"
 
 
-def read(path, reader=None):
+def read(path, reader=None, label_name=None, modality=None):
     """Reads a folder or table in any layout, with what its sidecar adds.
 
     Args:
         path: Folder or CSV file.
         reader: Key of `READERS`; None looks at the path.
+        label_name: Word in the names of the label maps, for layouts that go by names alone.
+        modality: Modality of files whose names say none, for these layouts.
 
     Returns:
         `common.Found`.
 
     Raises:
-        CodedError: KUG-T02 for an unknown reader; those of `detect`, the reader and the sidecar.
+        CodedError: KUG-T02 for an unknown reader, or names for a layout that needs none; those of
+            `detect`, the reader and the sidecar.
     """
     if reader is not None and reader not in READERS:
         hint = did_you_mean(reader, READERS)
         raise CodedError("KUG-T02", "reader", f"{reader!r}{hint}", f"one of {list(READERS)}")
-    detected = detect(path)
-    return sidecar.apply(READERS[reader or detected](path), path)
+    detected = detect(path, label_name)
+    chosen = reader or detected
+    told = {"label_name": label_name, "modality": modality}
+    told = {key: value for key, value in told.items() if value is not None}
+    if told and chosen not in _TOLD:
+        flags = " and ".join(f"--{key.replace('_', '-')}" for key in told)
+        raise CodedError(
+            "KUG-T02", flags, f"a folder of layout {chosen}, which says that itself",
+            f"one of {list(_TOLD)}", fix="leave it out, or add --reader folder",
+        )  # fmt: skip
+    return sidecar.apply(READERS[chosen](path, **told), path)

@@ -21,9 +21,9 @@ SPLIT_NAMES = {
 LAYOUTS = (
     "one of the layouts understood: BIDS (sub-*/anat, label maps *_dseg in derivatives), MSD "
     "(dataset.json, imagesTr), nnU-Net raw (dataset.json, imagesTr/*_0000.nii.gz), BraTS "
-    "(BraTS19_*_flair.nii.gz or BraTS-GLI-*-t2f.nii.gz), <subject>_<modality>.nii.gz beside "
-    "<subject>_seg.nii.gz, flat or in a folder per subject, or a CSV file with columns subject, "
-    "modality, image, label"
+    "(BraTS19_*_flair.nii.gz or BraTS-GLI-*-t2f.nii.gz), folders images and labels with the same "
+    "names, <subject>_<modality>.nii.gz beside <subject>_seg.nii.gz, flat or in a folder per "
+    "subject, or a CSV file with columns subject, modality, image, label"
 )
 _MOST_SEEN = 5000
 
@@ -37,12 +37,16 @@ class Found:
         labels: Classes or regions, or None where only the label files tell.
         modalities: In the order of their domain index; empty where the layout knows no order.
         name: Name of the study, or None.
+        normalization: As of a study.
+        left: Scans that are not used, as their names say that they were made of others.
     """
 
     cases: tuple[Case, ...]
     labels: Labels | None = None
     modalities: tuple[str, ...] = ()
     name: str | None = None
+    normalization: dict[str, str] = dataclasses.field(default_factory=dict)
+    left: tuple[str, ...] = ()
 
 
 def listed(names, limit=10):
@@ -145,13 +149,14 @@ def add(files, key, path):
     files[key] = path
 
 
-def check_labelled(cases, orphans, where):
+def check_labelled(cases, orphans, where, candidates=None):
     """Checks that label maps and images meet.
 
     Args:
         cases: All cases that were found.
         orphans: Paths of label maps that no image claims.
         where: Folder or table.
+        candidates: Function that says what to do about files that look like label maps, or "".
 
     Raises:
         CodedError: KUG-D02 for label maps without an image, and where no image has a label map.
@@ -171,12 +176,13 @@ def check_labelled(cases, orphans, where):
             "rename the files so that <subject> is the same, or move the label maps away",
         )
     if len(bare) == len(cases):
+        said = candidates() if candidates else ""
         raise CodedError(
             "KUG-D02",
             where,
             f"{len(cases)} images and no label map",
             "label maps (<subject>_seg.nii.gz in plain folders) for at least some",
-            fix="add label maps, or write a CSV file with a label column",
+            fix=f"{said or 'add label maps'}, or write a CSV file with a label column",
         )
 
 

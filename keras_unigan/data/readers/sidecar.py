@@ -14,7 +14,10 @@ from keras_unigan.errors import CodedError, did_you_mean
 
 NAME = "unigan.json"
 VERSION = 1
-_KEYS = ("version", "layout", "name", "modalities", "labels", "regions", "cases", "order", "files")
+_KEYS = (
+    *("version", "layout", "name", "modalities", "labels", "regions", "cases", "order", "files"),
+    "normalization",
+)
 _FIELDS = tuple(f.name for f in dataclasses.fields(Case) if f.name not in ("image", "channel"))
 
 
@@ -41,7 +44,8 @@ def load(path):
         if key not in _KEYS:
             hint = did_you_mean(key, _KEYS)
             raise CodedError("KUG-D08", file, f"unknown key {key!r}{hint}", f"one of {_KEYS}")
-        if key in ("cases", "files", "labels", "regions") and not isinstance(value, dict):
+        objects = ("cases", "files", "labels", "regions", "normalization")
+        if key in objects and not isinstance(value, dict):
             raise CodedError("KUG-D08", f"{file} {key}", type(value).__name__, "an object")
     return data
 
@@ -78,6 +82,8 @@ def difference(found, wanted, path, layout, files=None):
         data["name"] = wanted.name
     if found.modalities != wanted.modalities:
         data["modalities"] = list(wanted.modalities)
+    if found.normalization != wanted.normalization:
+        data["normalization"] = wanted.normalization
     scheme = _scheme(wanted.labels)
     # The order of classes counts, and dictionaries compare equal without it.
     if found.labels is None or list(_scheme(found.labels).items()) != list(scheme.items()):
@@ -150,6 +156,7 @@ def apply(found, path):
         labels,
         tuple(data.get("modalities", found.modalities)),
         data.get("name", found.name),
+        data.get("normalization", found.normalization),
     )
 
 
