@@ -5,14 +5,10 @@ so memory does not grow with the study and nothing large is shuffled. Which case
 decided beforehand, so any number of workers writes the same bytes.
 """
 
-import collections
 import dataclasses
 import importlib.metadata
-import math
-import os
 import platform
 import sys
-import tempfile
 import time
 
 import apache_beam as beam
@@ -20,164 +16,129 @@ from apache_beam.io.filesystems import FileSystems
 
 from keras_unigan import planning
 from keras_unigan.config import SPLITS, Plan
-from keras_unigan.data import preprocessing
 from keras_unigan.errors import CodedError
-from keras_unigan.pipelines import fingerprint, sources
-
-CASES_PER_SHARD = 8
-"""Cases of one file; 8 whole-body volumes stay below 2 GB."""
+from keras_unigan.pipelines import files, fingerprint, shards, sources
 
 DEAD_LETTERS = "dead_letters.jsonl"
 
 
-def shards_of(study, cases_per_shard=CASES_PER_SHARD):
-    """Which cases go into which file.
+def arguments(argv):
+    """The job's own flags, and what goes to Beam.
 
-    Returns:
-        List of dicts `file`, `split`, `modality`, `cases`; cases sorted by id.
+    Raises:
+        CodedError: KUG-T02 for flags that exclude each other.
     """
-    groups = collections.defaultdict(list)
-    for case in sorted(study.cases, key=lambda c: c.id):
-        groups[case.split, case.modality].append(case)
-    result = []
-    for split in SPLITS:
-        for modality in study.modalities:
-            cases = groups[split, modality]
-            count = math.ceil(len(cases) / cases_per_shard)
-            for i in range(count):
-                result.append(
-                    {
-                        "file": f"{split}/{modality}-{i:05d}-of-{count:05d}.tfrecord.gz",
-                        "split": split,
-                        "modality": modality,
-                        "cases": cases[i * cases_per_shard : (i + 1) * cases_per_shard],
-                    }
-                )
-    return result
-
-
-class WriteShard(beam.DoFn):
-    """Shard -> its entry in the manifest, with the dead letters of its cases.
-
-    Args:
-        plan: `config.Plan`.
-        output: Folder of shards.
-    """
-
-    def __init__(self, plan, output):
-        self.plan, self.output = plan, output
-
-    def setup(self):
-        """Imports TensorFlow on the worker alone: `--help` and planning stay instant."""
-        from keras_unigan.data import records
-
-        self.records = records
-
-    def process(self, shard):
-        """Prepares the cases of one shard and writes it, unless none of them is usable."""
-        written, dead = [], []
-
-        def examples():
-            for case in shard["cases"]:
-                try:
-                    image, label = sources.read_case(case)
-                    prepared = preprocessing.prepare(image, self.plan, label, case.id)
-                except CodedError as error:
-                    dead.append(sources.dead_letter(case, error))
-                    continue
-                written.append(case.id)
-                yield self.records.to_example(case, prepared)
-
-        with tempfile.TemporaryDirectory() as folder:
-            local = os.path.join(folder, "shard")
-            self.records.write_shard(local, examples())
-            entry = {k: shard[k] for k in ("file", "split", "modality")}
-            entry |= {"cases": written, "sha256": self.records.sha256(local)}
-            entry |= {"bytes": os.path.getsize(local), "dead": dead}
-            if written:
-                with open(local, "rb") as file:
-                    sources.write_stream(sources.join(self.output, shard["file"]), file)
-        yield entry
+    parser = sources.parser("preprocess")
+    parser.add_argument("--plan", help="plan.json; measured and planned now when left out")
+    parser.add_argument(
+        "--memory", type=float, default=planning.MEMORY_GIB, help="GiB for one training step"
+    )
+    fingerprint.add_window(parser)
+    parser.add_argument("--cases_per_shard", type=int, default=shards.CASES_PER_SHARD)
+    sources.add_flag(parser, "--resume", "keep finished shards whose scans did not change")
+    own, rest = parser.parse_known_args(argv)
+    if own.resume and own.overwrite:
+        raise CodedError("KUG-T02", "--resume, --overwrite", "both", "one of them")
+    if own.cases_per_shard < 1:
+        raise CodedError("KUG-T02", "--cases_per_shard", f"{own.cases_per_shard}", "1 or more")
+    return own, rest
 
 
 def run(argv=None):
     """Prepares a study.
 
     Args:
-        argv: `--study`, `--output` (folder of shards), `--plan` (planned now when left out),
-            `--memory`, `--cases_per_shard`, `--limit`, `--overwrite`; the rest goes to Beam.
+        argv: `--study`, `--output` (folder of shards), `--plan` (the folder's own with `--resume`,
+            else planned now when left out), `--memory`, `--window`,
+            `--cases_per_shard`, `--limit`, `--resume`, `--overwrite`; the rest goes to Beam.
 
     Returns:
         Dict: `output`, `cases` (asked for), `splits` (split -> modality -> cases written),
-        `dead_letters` (their number), `dead_letter_file`, `seconds`.
+        `dead_letters` (their number), `dead_letter_file`, `counters` (see `shards.count`),
+        `seconds`. Of a dry run: `output`, `cases`, `shards` (their number), `graph_bytes`.
 
     Raises:
         CodedError: KUG-D14 when nothing is left to train on, KUG-D08 when the plan is of another
-            study, KUG-E02 when shards are there, and those of `fingerprint.run`.
+            study, KUG-E02 when shards are there, KUG-T02 for flags that do not fit, and those of
+            `fingerprint.run`.
     """
     start = time.perf_counter()
-    parser = sources.parser("preprocess")
-    parser.add_argument("--plan", help="plan.json; measured and planned now when left out")
-    parser.add_argument(
-        "--memory", type=float, default=planning.MEMORY_GIB, help="GiB for one training step"
-    )
-    parser.add_argument("--cases_per_shard", type=int, default=CASES_PER_SHARD)
-    own, rest = parser.parse_known_args(argv)
-    manifest_path = sources.join(own.output, "shards.json")
-    sources.refuse_existing(manifest_path, own.overwrite)
-    study = sources.load_study(own.study, own.limit)
+    own, rest = arguments(argv)
+    output = files.absolute(own.output)
+    paths = {n: files.join(output, n) for n in ("shards.json", "plan.json", "fingerprint.json")}
     options = sources.pipeline_options(rest)
-    measured = None
-    if own.plan:
-        plan = Plan.from_dict(sources.read_json(own.plan), own.plan)
-        _check_plan(plan, study, own.plan)
-    else:
-        result_path = sources.join(own.output, "fingerprint.part")
-        measured, _ = fingerprint.measure(study, result_path, options)
-        plan = planning.make_plan(study, measured, own.memory)
-    _clear(own.output, manifest_path)
-    shards = shards_of(study, own.cases_per_shard)
-    result_path = sources.join(own.output, "shards.part")
+    dry = sources.is_dry(options)
+    again = own.overwrite or own.resume or dry
+    files.refuse_existing(paths["shards.json"], again, "add --overwrite, or --resume")
+    files.refuse_existing(paths["plan.json"], again, "add --resume to go on, or --overwrite")
+    study = sources.load_study(own.study, own.limit)
+    todo = shards.shards_of(study, own.cases_per_shard)
+    plan, measured = _plan(own, study, options, paths["plan.json"])
+    work = files.join(output, "work.part")
+    lines, places = files.worklist(
+        [{**s, "cases": [dataclasses.asdict(c) for c in s["cases"]]} for s in todo]
+    )
+    result_path = files.join(output, "shards.part")
 
     def build(pipeline):
         entries = (
             pipeline
-            | "Shards" >> beam.Create(shards)
+            | "Shards" >> beam.Create(places)
             | "Spread" >> beam.Reshuffle()
-            | "Write" >> beam.ParDo(WriteShard(plan, own.output))
+            | "Write" >> beam.ParDo(shards.WriteShard(plan, output, work, own.resume))
         )
         sources.collect(entries, result_path)
 
-    sources.run_pipeline(build, options)
+    if dry:
+        size = sources.describe(sources.run_pipeline(build, options), options)
+        summary = {"output": own.output, "cases": len(study.cases), "shards": len(todo)}
+        return {**summary, "graph_bytes": size}
+    if files.exists(paths["shards.json"]):
+        # No reader may take what is there now for the new study.
+        FileSystems.delete([paths["shards.json"]])
+    if own.overwrite:
+        shards.sweep(output, ())
+    files.write_json(paths["plan.json"], plan.to_dict())
+    if measured:
+        files.write_json(paths["fingerprint.json"], dataclasses.asdict(measured))
+    files.write_bytes(work, lines)
+    sources.run_pipeline(build, options, len(places))
     entries = {e["file"]: e for e in sources.take(result_path)}
-    ordered = [entries[shard["file"]] for shard in shards]
-    dead = [letter for entry in ordered for letter in entry.pop("dead")]
-    kept = [entry for entry in ordered if entry["cases"]]
-    letters = sources.join(own.output, DEAD_LETTERS) if dead else None
-    if dead:
-        sources.write_dead_letters(letters, dead)
-    if not any(entry["split"] == "train" for entry in kept):
-        FileSystems.delete([sources.join(own.output, entry["file"]) for entry in kept])
+    ordered = [entries[shard["file"]] for shard in todo]
+    summary = _summary(own, study, ordered)
+    shards.sweep(output, [n for s in todo for n in (s["file"], shards.entry_file(s["file"]))])
+    if not any(e["cases"] and e["split"] == "train" for e in ordered):
+        letters = summary["dead_letter_file"]
         raise CodedError(
             "KUG-D14",
             own.study,
             f"no usable training case among {len(study.cases)} cases",
             "at least one",
-            fix=f"see {letters}" if dead else "change the splits of the study",
+            fix=f"see {letters}" if letters else "change the splits of the study",
         )
-    counts = {s: dict.fromkeys(study.modalities, 0) for s in SPLITS}
-    for entry in kept:
-        counts[entry["split"]][entry["modality"]] += len(entry["cases"])
-    summary = {
-        "output": own.output,
-        "cases": len(study.cases),
-        "splits": counts,
-        "dead_letters": len(dead),
-        "dead_letter_file": letters,
-        "seconds": round(time.perf_counter() - start, 2),
-    }
-    _write_folder(own, plan, measured, kept, summary)
+    summary["seconds"] = round(time.perf_counter() - start, 2)
+    _write_folder(own, output, plan, ordered, summary)
     return summary
+
+
+def _plan(own, study, options, kept):
+    """Plan of the flags, of the folder to go on with, or made now; with the fingerprint if so."""
+    given = own.plan or (kept if own.resume and files.exists(kept) else None)
+    if given:
+        plan = Plan.from_dict(files.read_json(given), given)
+        _check_plan(plan, study, given)
+        return plan, None
+    if sources.is_dry(options):
+        raise CodedError(
+            "KUG-T02",
+            "--dry_run",
+            "no --plan",
+            "one: a dry run measures nothing",
+            fix=f"unigan plan {own.study} -o plan.json",
+        )
+    result_path = files.join(files.absolute(own.output), "fingerprint.part")
+    measured, _ = fingerprint.measure(study, result_path, options)
+    return planning.make_plan(study, measured, own.memory, own.window), measured
 
 
 def _check_plan(plan, study, where):
@@ -198,35 +159,41 @@ def _check_plan(plan, study, where):
             )
 
 
-def _clear(output, manifest_path):
-    """Removes an earlier manifest, then its shards: no reader may take them for the new ones."""
-    if not FileSystems.exists(manifest_path):
-        return
-    old = sources.read_json(manifest_path)
-    names = [sources.join(output, s["file"]) for s in old.get("shards", [])]
-    names.append(sources.join(output, DEAD_LETTERS))
-    FileSystems.delete([manifest_path])
-    FileSystems.delete([name for name in names if FileSystems.exists(name)])
+def _summary(own, study, entries):
+    """What `run` returns, but for the seconds; writes the dead letters or removes old ones."""
+    dead = [letter for entry in entries for letter in entry["dead"]]
+    letters = files.join(own.output, DEAD_LETTERS)
+    if dead:
+        sources.write_dead_letters(letters, dead)
+    elif files.exists(letters):
+        FileSystems.delete([letters])
+    counts = {s: dict.fromkeys(study.modalities, 0) for s in SPLITS}
+    for entry in entries:
+        counts[entry["split"]][entry["modality"]] += len(entry["cases"])
+    return {
+        "output": own.output,
+        "cases": len(study.cases),
+        "splits": counts,
+        "dead_letters": len(dead),
+        "dead_letter_file": letters if dead else None,
+        "counters": shards.count(entries),
+    }
 
 
-def _write_folder(own, plan, measured, shards, summary):
-    """Writes plan, fingerprint and run record, and the manifest last."""
+def _write_folder(own, output, plan, entries, summary):
+    """Writes the run record, and the manifest last."""
     from keras_unigan.data import records
 
-    def path(name):
-        return sources.join(own.output, name)
-
+    fields = [field.name for field in dataclasses.fields(records.Shard)]
+    kept = [records.Shard(**{n: e[n] for n in fields}) for e in entries if e["cases"]]
     manifest = records.Manifest(
         recipe=plan.recipe,
         plan=plan.to_dict(),
         schema=records.schema(),
         splits=summary["splits"],
-        shards=tuple(records.Shard(**entry) for entry in shards),
+        shards=tuple(kept),
         dead_letters=DEAD_LETTERS if summary["dead_letters"] else None,
     )
-    sources.write_json(path("plan.json"), plan.to_dict())
-    if measured:
-        sources.write_json(path("fingerprint.json"), dataclasses.asdict(measured))
     packages = ("keras-unigan", "apache-beam", "numpy", "nibabel", "tensorflow")
     entry = {
         "command": "prepare",
@@ -234,11 +201,14 @@ def _write_folder(own, plan, measured, shards, summary):
         | {name: importlib.metadata.version(name) for name in packages},
         "config": vars(own),
         "inputs": {"study": own.study, "plan": own.plan},
-        "outputs": {"manifest": path(records.MANIFEST), "recipe": plan.recipe},
+        "outputs": {"manifest": files.join(own.output, records.MANIFEST), "recipe": plan.recipe},
+        "counters": summary["counters"],
         "seconds": summary["seconds"],
     }
-    sources.write_json(path("run.json"), [entry])
-    sources.write_json(path(records.MANIFEST), manifest.to_dict())
+    path = files.join(output, "run.json")
+    earlier = files.read_json(path) if own.resume and files.exists(path) else []
+    files.write_json(path, [*earlier, entry])
+    files.write_json(files.join(output, records.MANIFEST), manifest.to_dict())
 
 
 if __name__ == "__main__":

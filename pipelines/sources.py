@@ -2,96 +2,62 @@
 
 import argparse
 import collections
+import contextlib
 import dataclasses
-import io
+import hashlib
 import json
 import os
+import pathlib
 import posixpath
-import shutil
 import sys
+import tempfile
 
 import apache_beam as beam
-from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import (
+    DebugOptions,
+    PipelineOptions,
+    StandardOptions,
+    TestOptions,
+)
+from google.protobuf import json_format
 
 from keras_unigan.config import SPLITS, Study
 from keras_unigan.data import volumes
-from keras_unigan.errors import CodedError
+from keras_unigan.errors import CodedError, missing_extra
 
+# Some of these only for the jobs, which find here all that they share.
+from keras_unigan.pipelines.files import (  # noqa: F401
+    absolute,
+    exists,
+    is_remote,
+    join,
+    listing,
+    match,
+    read_bytes,
+    read_item,
+    read_json,
+    refuse_existing,
+    sha256,
+    worklist,
+    write_bytes,
+    write_json,
+    write_stream,
+)
 
-def is_remote(path):
-    """Whether a path is a URI of an object store."""
-    return "://" in str(path)
+RUNNERS = {
+    # Beam's own default first looks for a Go runner, which it would fetch from the network.
+    None: "FnApiRunner",
+    "DirectRunner": "FnApiRunner",
+    # Beam does not know this one by its short name.
+    "DaskRunner": "apache_beam.runners.dask.dask_runner.DaskRunner",
+}
+"""Short names that Beam would take otherwise; all other names go to Beam as they are."""
 
+DASK_PARTITIONS = 256
+"""Most pieces of work on Dask; by its own default 128 elements, often the whole study, are one."""
 
-def join(folder, *names):
-    """Joins with slashes in a URI and as the system does elsewhere."""
-    return (posixpath if is_remote(folder) else os.path).join(str(folder), *names)
-
-
-def read_bytes(path):
-    """Reads a file, local or remote, as it is.
-
-    Raises:
-        CodedError: KUG-D01 when it cannot be opened, KUG-E01 for a URI that Beam does not know.
-    """
-    try:
-        with FileSystems.open(str(path), compression_type=CompressionTypes.UNCOMPRESSED) as file:
-            return file.read()
-    except (OSError, BeamIOError) as error:
-        raise CodedError(
-            "KUG-D01", path, f"no readable file ({type(error).__name__})", "a file"
-        ) from error
-    except ValueError as error:
-        raise CodedError(
-            "KUG-E01",
-            path,
-            "no file system for this URI",
-            "one that Beam knows",
-            fix='pip install "keras-unigan[gcp]" for gs://',
-        ) from error
-
-
-def read_json(path):
-    """Reads a JSON file, local or remote.
-
-    Raises:
-        CodedError: As `read_bytes` does; KUG-D08 when it is not JSON.
-    """
-    data = read_bytes(path)
-    try:
-        return json.loads(data)
-    except ValueError as error:
-        raise CodedError("KUG-D08", path, "text that is not JSON", "JSON") from error
-
-
-def write_bytes(path, data):
-    """Writes a file, local or remote, through a temporary sibling and a rename."""
-    write_stream(path, io.BytesIO(data))
-
-
-def write_stream(path, stream):
-    """Copies an open binary file to a path, piece by piece; see `write_bytes`."""
-    path = str(path)
-    folder, name = FileSystems.split(path)
-    if not is_remote(path):
-        os.makedirs(folder or ".", exist_ok=True)
-    temporary = FileSystems.join(folder, f".{name}.part")
-    raw = {
-        "mime_type": "application/octet-stream",
-        "compression_type": CompressionTypes.UNCOMPRESSED,
-    }
-    with FileSystems.create(temporary, **raw) as file:
-        shutil.copyfileobj(stream, file, 1 << 22)
-    if is_remote(path) and FileSystems.exists(path):
-        FileSystems.delete([path])
-    FileSystems.rename([temporary], [path])
-
-
-def write_json(path, data):
-    """Writes what `json` takes; see `write_bytes`."""
-    write_bytes(path, (json.dumps(data, indent=2) + "\n").encode())
+_PAIRED = (".hdr", ".hdr.gz", ".img", ".img.gz", ".mhd", ".nhdr")
 
 
 def write_dead_letters(path, letters):
@@ -100,12 +66,13 @@ def write_dead_letters(path, letters):
     write_bytes(path, "".join(line + "\n" for line in lines).encode())
 
 
-def load_study(path, limit=None):
+def load_study(path, limit=None, splits=True):
     """Reads `study.json`, local or remote, with the paths of its cases made absolute.
 
     Args:
         path: The study file.
         limit: Number of cases to keep, or None: those of every split and modality in turn.
+        splits: Whether every case must have a split.
 
     Raises:
         CodedError: As `Study.load` does; KUG-D14 for cases without a split.
@@ -115,7 +82,7 @@ def load_study(path, limit=None):
     else:
         study = Study.load(path)
     bare = [c.id for c in study.cases if c.split is None]
-    if bare:
+    if bare and splits:
         raise CodedError(
             "KUG-D14",
             path,
@@ -143,20 +110,92 @@ def _in_turn(cases):
     return [case for _, case in sorted(keyed, key=lambda item: item[0])]
 
 
+@contextlib.contextmanager
+def at_hand(case):
+    """The case with its files on this machine: where they lie, or copies that go again.
+
+    Raises:
+        CodedError: As `read_bytes` does. Errors from inside name the remote file.
+    """
+    remote = {k: getattr(case, k) for k in ("image", "label") if is_remote(getattr(case, k))}
+    if not remote:
+        yield case
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        here = {key: _copy(path, os.path.join(folder, key)) for key, path in remote.items()}
+        try:
+            yield dataclasses.replace(case, **here)
+        except CodedError as error:
+            where = error.where
+            for key, path in here.items():
+                where = where.replace(path, remote[key])
+            raise CodedError(error.code, where, *error.args[2:]) from error
+
+
+def _copy(path, folder):
+    """Copies a remote scan, with all files that belong to it; returns its local path."""
+    uri, name = str(path).rstrip("/"), str(path).rstrip("/").rpartition("/")[2]
+    ending = volumes.ending(uri)
+    files = {name: uri}
+    if ending in _PAIRED:
+        parent = uri[: -len(name)]
+        files |= {p[len(parent) :]: p for p in match(uri[: -len(ending)], ".*")}
+    elif ending is None and not exists(uri):
+        # No object of this name: a prefix with a DICOM series below it.
+        files = {f"{name}/{n}": p for n, p in listing(uri).items()} or files
+    for relative, remote in files.items():
+        local = os.path.join(folder, relative)
+        os.makedirs(os.path.dirname(local), exist_ok=True)
+        with open(local, "wb") as file:
+            file.write(read_bytes(remote))
+    return os.path.join(folder, name)
+
+
+def digest(case):
+    """What the files of a case hold, whatever they are called.
+
+    Args:
+        case: `config.Case` with local files; see `at_hand`.
+
+    Returns:
+        Hexadecimal sha256 over image and label map, and how many bytes they have.
+
+    Raises:
+        CodedError: KUG-D01 for a file that is not there.
+    """
+    whole, size = hashlib.sha256(), 0
+    for path in (case.image, case.label):
+        for file in [] if path is None else _parts(pathlib.Path(path)):
+            whole.update(f"{sha256(file)}\n".encode())
+            size += file.stat().st_size
+        whole.update(b"\n")
+    return whole.hexdigest(), size
+
+
+def _parts(path):
+    """All files of a local scan, in a fixed order."""
+    if path.is_dir():
+        return sorted(p for p in path.rglob("*") if p.is_file())
+    if not path.is_file():
+        raise CodedError(
+            "KUG-D01", path, "no such file", "an image file", fix="check the path and the spelling"
+        )
+    ending = volumes.ending(path)
+    if ending not in _PAIRED:
+        return [path]
+    stem = path.name[: -len(ending)]
+    return sorted(p for p in path.parent.iterdir() if p.name.startswith(f"{stem}."))
+
+
 def read_case(case):
-    """Image and label `Volume` (or None) of a case with absolute paths.
+    """Image and label `Volume` (or None) of a case with absolute paths or URIs.
 
     Raises:
         CodedError: As `volumes.read` does.
     """
-    image = _read_volume(case.image, case.channel)
-    return image, None if case.label is None else _read_volume(case.label)
-
-
-def _read_volume(path, channel=None):
-    if is_remote(path):
-        return volumes.read_bytes(read_bytes(path), path, channel)
-    return volumes.read(path, channel)
+    with at_hand(case) as here:
+        image = volumes.read(here.image, here.channel)
+        return image, None if here.label is None else volumes.read(here.label)
 
 
 def dead_letter(case, error):
@@ -180,31 +219,101 @@ def parser(job):
     result.add_argument("--study", required=True, help="study.json, local or a URI")
     result.add_argument("--output", required=True, help="what to write, local or a URI")
     result.add_argument("--limit", type=int, help="use only this many cases")
-    result.add_argument("--overwrite", action="store_true", help="replace the output")
+    add_flag(result, "--overwrite", "replace the output")
     return result
 
 
-def pipeline_options(arguments):
-    """Beam options; the default runner works in this process.
+def add_flag(parser, name, text):
+    """A flag that also takes a value: Flex Templates hand over `--overwrite=true`."""
+    parser.add_argument(
+        name,
+        nargs="?",
+        const=True,
+        default=False,
+        type=json.loads,
+        choices=(True, False),
+        metavar="true|false",
+        help=text,
+    )
 
-    Beam's own default first looks for a Go runner, which it would fetch from the network.
+
+def pipeline_options(arguments):
+    """Beam options; the default runner works in this process. See `RUNNERS`.
+
+    Raises:
+        CodedError: KUG-T02 for options that Beam refuses.
     """
     options = PipelineOptions(arguments)
     standard = options.view_as(StandardOptions)
-    if standard.runner in (None, "DirectRunner"):
-        standard.runner = "FnApiRunner"
+    standard.runner = RUNNERS.get(standard.runner, standard.runner)
+    try:
+        # Beam checks them here, and a job had better not begin with wrong ones.
+        beam.Pipeline(options=options)
+    except ValueError as error:
+        text = str(error).strip().replace("\n", " ")
+        raise CodedError("KUG-T02", "options of Beam", text, "those of the runner") from error
+    if is_dry(options) and standard.runner != "DataflowRunner":
+        # Other runners would run the job all the same.
+        raise CodedError("KUG-T02", "--dry_run", str(standard.runner), "--runner DataflowRunner")
     return options
 
 
-def run_pipeline(build, options):
+def is_dry(options):
+    """Whether Dataflow is to check the job graph without running it."""
+    return bool(options.view_as(TestOptions).dry_run)
+
+
+def describe(result, options):
+    """Bytes of the job graph of a dry run, which goes where `--dataflow_job_file` says.
+
+    Beam itself writes that file only for a job that it starts.
+    """
+    graph = result.job.proto_pipeline
+    path = options.view_as(DebugOptions).dataflow_job_file
+    if path:
+        write_bytes(path, json_format.MessageToJson(graph).encode())
+    return graph.ByteSize()
+
+
+def run_pipeline(build, options, pieces=DASK_PARTITIONS):
     """Builds and runs a pipeline to its end.
 
     Args:
-        build: Function that takes the `beam.Pipeline` and adds to it.
+        build: Function that takes the `beam.Pipeline` and adds to it. Its last step must follow on
+            all others, and no step may have tagged outputs: Dask runs what the last one needs,
+            and gives all outputs to each of their readers.
         options: `PipelineOptions`.
+        pieces: Number of its elements, which Dask gets one by one up to `DASK_PARTITIONS`.
+
+    Returns:
+        Beam's `PipelineResult`.
+
+    Raises:
+        CodedError: KUG-E01 where Dataflow's packages lack.
     """
-    with beam.Pipeline(options=options) as pipeline:
+    runner = options.view_as(StandardOptions).runner
+    if runner == RUNNERS["DaskRunner"]:
+        from apache_beam.runners.dask.dask_runner import DaskOptions
+
+        dask = options.view_as(DaskOptions)
+        if not dask.npartitions and not dask.partition_size:
+            dask.npartitions = max(1, min(pieces, DASK_PARTITIONS))
+    pipeline = beam.Pipeline(options=options)
+    try:
         build(pipeline)
+        result = pipeline.run()
+    except ImportError as error:
+        if runner != "DataflowRunner":
+            raise
+        raise missing_extra(f"--runner {runner}", "apache_beam[gcp]", "gcp") from error
+    try:
+        if not is_dry(options):
+            result.wait_until_finish()
+    finally:
+        # Dask's client outlives its pipeline and would complain of a cluster that is gone.
+        if client := getattr(result, "client", None):
+            client.close()
+    return result
 
 
 def collect(values, path):
@@ -223,14 +332,6 @@ def take(path):
     return items
 
 
-def refuse_existing(path, overwrite):
-    """Raises KUG-E02 when something is there and may not be replaced."""
-    if not overwrite and FileSystems.exists(str(path)):
-        raise CodedError(
-            "KUG-E02", path, "a file that is there already", "a new path", fix="add --overwrite"
-        )
-
-
 def main(run):
     """Command line of a job: prints its summary or its coded error and returns the exit code."""
     try:
@@ -239,4 +340,4 @@ def main(run):
         print(error, file=sys.stderr)
         return error.exit_code
     print(json.dumps(summary, indent=2))
-    return 3 if summary["dead_letters"] else 0
+    return 3 if summary.get("dead_letters") else 0

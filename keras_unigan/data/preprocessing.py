@@ -1,9 +1,6 @@
 """Geometry and label indices: crop, resample, and the way back to the input's grid.
 
-NumPy only; intensities stay raw (`layers.IntensityNormalization` normalises them, once). Resampling
-works axis by axis with the closed-form weights of `axis_weights`, so that an exported graph can
-repeat it exactly. Grids share the field of view: output voxel `i` has its centre at input position
-`(i + 0.5) * in / out - 0.5`.
+Intensities stay raw (`layers.IntensityNormalization` normalises them, once).
 """
 
 import dataclasses
@@ -12,6 +9,12 @@ import numpy as np
 
 from keras_unigan.config import IGNORE
 from keras_unigan.data import nifti
+from keras_unigan.data.resampling import (
+    axis_weights,  # noqa: F401  the kernel of it all, found beside what it serves
+    resample,
+    resample_labels,
+    target_shape,
+)
 from keras_unigan.errors import CodedError
 
 
@@ -33,6 +36,11 @@ def nonbackground(array):
     return mask if mask.any() else np.ones(array.shape, bool)
 
 
+def _as_stored(array):
+    """The array with its axes in the order of memory: what runs over all voxels is faster so."""
+    return array.transpose(sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis])))
+
+
 def statistics(array):
     """Mean, standard deviation, 0.5 and 99.5 percentile of the non-background voxels.
 
@@ -42,6 +50,7 @@ def statistics(array):
     Returns:
         float32 array of shape (4,).
     """
+    array = _as_stored(array)
     values = array[nonbackground(array)].astype(np.float32)
     low, high = np.percentile(values, (0.5, 99.5))
     mean, sd = values.mean(dtype=np.float64), values.std(dtype=np.float64)
@@ -91,18 +100,25 @@ def encode_labels(array, labels, where):
     low, high = array.min(), array.max()
     inside = low >= 0 and high <= IGNORE
     index = array.astype(np.uint8) if inside else None
-    counts = dict(enumerate(np.bincount(index.ravel(), minlength=IGNORE + 1))) if inside else None
-    if counts is None:
-        counts = dict(zip(*np.unique(array, return_counts=True), strict=True))
-    counts = {int(v): int(n) for v, n in counts.items() if n}
     known = {v: i for i, values in enumerate(labels.values) for v in values}
-    unknown = [v for v in counts if v not in known and v != IGNORE]
-    if unknown or set(counts) == {0, IGNORE}:
-        _refuse_values(counts, unknown, known, labels, where)
+    if not inside or _is_suspect(index, range(int(low), int(high) + 1), known):
+        pairs = np.unique(array, return_counts=True)
+        counts = {int(v): int(n) for v, n in zip(*pairs, strict=True)}
+        unknown = [v for v in counts if v not in known and v != IGNORE]
+        if unknown or set(counts) == {0, IGNORE}:
+            _refuse_values(counts, unknown, known, labels, where)
     table = np.full(IGNORE + 1, IGNORE, np.uint8)
     for value, i in known.items():
         table[value] = i
-    return table[index]
+    same = (table[: int(high) + 1] == np.arange(int(high) + 1)).all()
+    return index if same else table[index]
+
+
+def _is_suspect(index, values, known):
+    """Whether values must be counted: one of them is unknown, or 255."""
+    unknown = [v for v in values if v not in known]
+    # A look for each of a few values is far faster than counting them all.
+    return len(unknown) > 16 or any((index == v).any() for v in unknown)
 
 
 def _refuse_values(counts, unknown, known, labels, where):
@@ -136,111 +152,6 @@ def decode_labels(index_map, labels):
     table = np.full(IGNORE + 1, IGNORE, np.uint8)
     table[: len(labels.values)] = [values[0] for values in labels.values]
     return table[index_map]
-
-
-def target_shape(shape, spacing, target_spacing):
-    """Voxels of a volume at another spacing: `floor(n * s / t + 0.5)`, at least 1.
-
-    An axis of one voxel stays one voxel.
-    """
-    return tuple(
-        1 if n == 1 else max(1, int(np.floor(n * s / t + 0.5)))
-        for n, s, t in zip(shape, spacing, target_spacing, strict=True)
-    )
-
-
-def axis_weights(in_size, out_size, order):
-    """Weights that resample one axis; the one place that knows the kernel.
-
-    "cubic" is the Keys kernel with a = -0.5 (Keys 1981, Cubic convolution interpolation for digital
-    image processing), "linear" the tent, "nearest" takes the voxel that holds the centre. Edge
-    voxels are repeated outwards. No low-pass filter is applied when the axis shrinks.
-
-    Args:
-        in_size: Voxels of the input along the axis.
-        out_size: Voxels of the output.
-        order: "cubic", "linear" or "nearest".
-
-    Returns:
-        Input indices, int64 (out_size, taps), and weights, float32 (out_size, taps), that sum to 1.
-
-    Raises:
-        ValueError: For another order.
-    """
-    centre = (np.arange(out_size) + 0.5) * in_size / out_size - 0.5
-    left = np.floor(centre).astype(np.int64)
-    t = centre - left
-    if order == "cubic":
-        taps = np.arange(-1, 3)
-        distance = np.abs(t[:, None] - taps)
-        near = (1.5 * distance - 2.5) * distance**2 + 1.0
-        far = ((-0.5 * distance + 2.5) * distance - 4.0) * distance + 2.0
-        weights = np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
-    elif order == "linear":
-        taps = np.arange(2)
-        weights = np.stack([1.0 - t, t], axis=1)
-    elif order == "nearest":
-        taps = np.zeros(1, np.int64)
-        left = np.floor(centre + 0.5).astype(np.int64)
-        weights = np.ones((out_size, 1))
-    else:
-        raise ValueError(f"Expected order cubic, linear or nearest, got {order!r}.")
-    indices = np.clip(left[:, None] + taps, 0, in_size - 1)
-    return indices, weights.astype(np.float32)
-
-
-def resample(array, out_shape, order="cubic", nearest_axis=None):
-    """Resamples the first axes of an array to `out_shape`, one axis after the other.
-
-    Args:
-        array: Shape (x, y, z) or (x, y, z, channels).
-        out_shape: Voxels along each resampled axis.
-        order: "cubic", "linear" or "nearest".
-        nearest_axis: Axis that takes the nearest slice instead: along an axis that is much coarser
-            than the others, smooth kernels blend slices that show different anatomy.
-
-    Returns:
-        float32 array.
-    """
-    result = np.asarray(array, np.float32)
-    for axis, size in enumerate(out_shape):
-        if result.shape[axis] == size:
-            continue
-        kernel = "nearest" if axis == nearest_axis else order
-        indices, weights = axis_weights(result.shape[axis], size, kernel)
-        column = [1] * result.ndim
-        column[axis] = size
-        total = np.zeros((), np.float32)
-        for tap in range(indices.shape[1]):
-            taken = np.take(result, indices[:, tap], axis=axis)
-            total = total + taken * weights[:, tap].reshape(column)
-        result = total
-    return np.ascontiguousarray(result)
-
-
-def resample_labels(index_map, out_shape, count, nearest_axis=None):
-    """Resamples indices: each class linearly as a one-hot map, then the largest (ties: the lowest).
-
-    Args:
-        index_map: uint8 indices 0..count-1 and 255.
-        out_shape: Voxels along each axis.
-        count: Number of indices.
-        nearest_axis: See `resample`.
-
-    Returns:
-        uint8 array; 255 competes like a class and stays 255.
-    """
-    if index_map.shape == tuple(out_shape):
-        return index_map.copy()
-    best = np.full(out_shape, -1.0, np.float32)
-    result = np.full(out_shape, IGNORE, np.uint8)
-    present = np.flatnonzero(np.bincount(index_map.ravel(), minlength=IGNORE + 1))
-    for index in [*(i for i in present if i < count), *(i for i in present if i == IGNORE)]:
-        share = resample(index_map == index, out_shape, "linear", nearest_axis)
-        better = share > best
-        result[better] = index
-        best[better] = share[better]
-    return result
 
 
 @dataclasses.dataclass(frozen=True)

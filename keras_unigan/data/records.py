@@ -37,6 +37,9 @@ FEATURES = {
 
 IMAGE_DTYPES = ("uint8", "int16", "float32")
 FOREGROUND_LIMIT = 2048
+RECORD_LIMIT = 2**31 - 2**20
+"""Bytes of image and label map: Protocol Buffers hold 2 GiB, with all the rest."""
+
 MANIFEST = "shards.json"
 MANIFEST_VERSION = 1
 
@@ -89,10 +92,23 @@ def to_example(case, prepared):
 
     Returns:
         Bytes of a `tf.train.Example` with the keys of `FEATURES`.
+
+    Raises:
+        CodedError: KUG-D35 for a volume above `RECORD_LIMIT`.
     """
     image = _smallest(prepared.image)
     labelled = prepared.label_map is not None
     label_map = prepared.label_map if labelled else np.zeros(0, np.uint8)
+    if image.nbytes + label_map.nbytes > RECORD_LIMIT:
+        raise CodedError(
+            "KUG-D35",
+            case.id,
+            f"{' x '.join(map(str, image.shape))} voxels of {image.dtype}, "
+            f"{(image.nbytes + label_map.nbytes) / 2**30:.2f} GiB with labels",
+            f"{RECORD_LIMIT / 2**30:.2f} GiB",
+            "No record can hold more.",
+            "set a coarser spacing in plan.json, or cut the scan into parts",
+        )
     foreground = np.zeros((0, 3), np.int32)
     if labelled:
         foreground = foreground_voxels(label_map, case.id)
@@ -327,7 +343,7 @@ def _stale(where, found, expected):
         found,
         expected,
         "Training on records of another recipe or on damaged ones gives wrong results in silence.",
-        "unigan prepare study.json -o SHARDS --overwrite",
+        "unigan prepare study.json -o SHARDS --resume",
     )
 
 

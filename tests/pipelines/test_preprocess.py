@@ -10,7 +10,6 @@ import sys
 
 import numpy as np
 import pytest
-from apache_beam.io.localfilesystem import LocalFileSystem
 
 from keras_unigan.config import Fingerprint, Plan, Study
 from keras_unigan.data import nifti, phantoms, preprocessing, records
@@ -54,6 +53,8 @@ def test_summary_and_folder(study, prepared):
         *("shards.json", "plan.json", "fingerprint.json", "run.json"),
         *(f"train/{m}-0000{i}-of-00002.tfrecord.gz" for m in ("ct", "t1") for i in (0, 1)),
         *(f"{s}/{m}-00000-of-00001.tfrecord.gz" for m in ("ct", "t1") for s in ("val", "test")),
+        *(f"done/train/{m}-0000{i}-of-00002.json" for m in ("ct", "t1") for i in (0, 1)),
+        *(f"done/{s}/{m}-00000-of-00001.json" for m in ("ct", "t1") for s in ("val", "test")),
     }
     manifest = records.Manifest.load(folder, plan=Plan.load(folder / "plan.json"))
     assert manifest.splits == summary["splits"]
@@ -63,6 +64,18 @@ def test_summary_and_folder(study, prepared):
     assert entry["command"] == "prepare"
     assert entry["inputs"]["study"] == study.path("study.json")
     assert {"python", "apache-beam", "tensorflow"} <= set(entry["versions"])
+    counters = entry["counters"]
+    assert counters == summary["counters"]
+    scans = [study.path(p) for c in study.cases for p in (c.image, c.label)]
+    assert counters["bytes_read"] == sum(pathlib.Path(p).stat().st_size for p in scans)
+    assert counters["bytes_written"] == sum(shard.bytes for shard in manifest.shards)
+    assert {k: counters[k] for k in ("volumes", "volumes_kept", "shards", "shards_kept")} == {
+        "volumes": 10, "volumes_kept": 0, "shards": 8, "shards_kept": 0
+    }  # fmt: skip
+    assert counters["workers"] == 1
+    assert list(counters["stage_seconds"]) == ["read", "prepare", "write"]
+    assert all(value > 0 for value in counters["stage_seconds"].values())
+    assert counters["core_seconds"] > 0
 
 
 def test_records_are_what_prepare_makes(study, prepared):
@@ -98,12 +111,6 @@ def again(study, prepared, tmp_path, *beam):
 
 def test_two_threads_write_the_same_bytes(study, prepared, tmp_path):
     beam = ("--direct_num_workers=2", "--direct_running_mode=multi_threading")
-    assert again(study, prepared, tmp_path, *beam) == digests(prepared[0])
-
-
-@pytest.mark.slow
-def test_two_processes_write_the_same_bytes(study, prepared, tmp_path):
-    beam = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
     assert again(study, prepared, tmp_path, *beam) == digests(prepared[0])
 
 
@@ -261,65 +268,6 @@ def test_command_line(study, tmp_path, monkeypatch, capsys):
     assert "KUG-E02" in capsys.readouterr().err
     monkeypatch.setattr(preprocess, "run", lambda argv: {"dead_letters": 1})
     assert sources.main(preprocess.run) == 3
-
-
-class Store(LocalFileSystem):
-    """`store://` paths, as an object store would have them: no folders, no relative paths."""
-
-    @classmethod
-    def scheme(cls):
-        return "store"
-
-    @staticmethod
-    def local(path):
-        return path.replace("store://", "/", 1)
-
-    def split(self, path):
-        return path.rpartition("/")[0], path.rpartition("/")[2]
-
-    def join(self, basepath, *paths):
-        return "/".join((basepath.rstrip("/"), *paths))
-
-    def open(self, path, *args, **options):
-        return super().open(self.local(path), *args, **options)
-
-    def create(self, path, *args, **options):
-        assert path.startswith("store://")
-        return super().create(self.local(path), *args, **options)
-
-    def exists(self, path):
-        return super().exists(self.local(path))
-
-    def delete(self, paths):
-        super().delete([self.local(p) for p in paths])
-
-    def rename(self, sources, destinations):
-        super().rename([self.local(p) for p in sources], [self.local(p) for p in destinations])
-
-    def mkdirs(self, path):
-        raise AssertionError("an object store has no folders")
-
-
-def test_object_store(study, prepared, tmp_path):
-    """Study, volumes and shards through Beam's file systems alone."""
-    shutil.copytree(study.folder, tmp_path / "study")
-    store = f"store:/{tmp_path}"
-    argv = ["--study", f"{store}/study/study.json", "--output", f"{store}/shards"]
-    summary = preprocess.run([*argv, "--cases_per_shard", "2"])
-    assert summary["dead_letters"] == 0
-    assert digests(tmp_path / "shards") == digests(prepared[0])
-    assert not [p for p in (tmp_path / "shards").rglob("*") if ".part" in p.name]
-    with pytest.raises(CodedError, match=r"KUG-E02 store://.*shards.json"):
-        preprocess.run(argv)
-    preprocess.run([*argv, "--overwrite", "--plan", f"{store}/shards/plan.json"])
-    assert len(digests(tmp_path / "shards")) == 6
-    with pytest.raises(CodedError, match=r"KUG-D01 store://.*none.json: found no readable file"):
-        sources.load_study(f"{store}/none.json")
-    (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(CodedError, match=r"KUG-D08 store://.*bad.json: found text that is not JS"):
-        sources.load_study(f"{store}/bad.json")
-    with pytest.raises(CodedError, match=r"KUG-E01 nowhere://a/b.json: found no file system"):
-        sources.load_study("nowhere://a/b.json")
 
 
 def test_help_and_fingerprint_need_no_tensorflow():
