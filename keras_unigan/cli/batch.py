@@ -1,0 +1,50 @@
+"""`unigan predict` by the Beam job: exported and served models, whole studies, other runners."""
+
+from pathlib import Path
+
+from keras_unigan.cli.common import need
+from keras_unigan.cli.preparing import refuse_dead_letters
+from keras_unigan.errors import CodedError
+
+
+def is_job(model, inputs, beam):
+    """Whether the job is asked for, rather than a run folder and scans in this process."""
+    return bool(beam) or study_of(inputs) is not None or not (Path(model) / "plan.json").is_file()
+
+
+def study_of(inputs):
+    """The study file among the inputs, or None.
+
+    Raises:
+        CodedError: KUG-T02 for a study beside other inputs.
+    """
+    studies = [text for text in inputs if text.endswith(".json")]
+    if studies and len(inputs) > 1:
+        raise CodedError("KUG-T02", "inputs", f"{studies[0]} beside others", "a study or scans")
+    return studies[0] if studies else None
+
+
+def predict(printer, model, inputs, output, split, flags, beam):
+    """Runs the job and says what it wrote.
+
+    Args:
+        printer: `common.Printer`.
+        model: See `pipelines.handlers.Model.find`.
+        inputs: A study, or files, folders and globs.
+        output: Folder of the label maps.
+        split: Of a study; None for all cases.
+        flags: Other flags of the job -> value; None and False are left out.
+        beam: Beam options.
+    """
+    job = need("keras_unigan.pipelines.predict", "pipelines")
+    study = study_of(inputs)
+    given = ["--study", study] if study else ["--inputs", *inputs]
+    arguments = ["--model", str(model), *given, "--output", str(output)]
+    for name, value in {**flags, "split": split}.items():
+        if value not in (None, False):
+            arguments += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    summary = job.run([*arguments, *beam])
+    counts = ", ".join(f"{n} {m}" for m, n in summary.get("volumes", {}).items())
+    printer.say(f"Wrote {counts or 'nothing'} to {output}")
+    printer.result(summary)
+    refuse_dead_letters(summary)
