@@ -1,7 +1,8 @@
 """Scores of a model on the cases of a study: one row per case and name, on the case's own grid.
 
-Dice, HD95 and ASSD are those of `metrics`, in mm, between the label file and the prediction brought
-back to the scan's grid. Voxels of value 255 (not labelled) are left out of both. Where neither
+Dice, HD95 and ASSD are those of `metrics`, between the label file and the prediction brought back
+to the scan's grid: in mm, or in pixels ("px") where the file does not say how far these lie apart;
+the two are never averaged. Voxels of value 255 (not labelled) are left out of both. Where neither
 holds a name there is nothing to measure: NaN, left out of means and counted. Where only one does,
 Dice is 0 and the distances are the diagonal of the volume; counted too. A case that cannot be used
 becomes rows with its code, and is counted.
@@ -24,7 +25,7 @@ from keras_unigan.errors import CodedError
 
 COLUMNS = (
     *("case", "subject", "modality", "split", "known_modality", "name", "dice", "hd95", "assd"),
-    *("n_true", "n_pred", "status", "message", "seconds"),
+    *("unit", "n_true", "n_pred", "status", "message", "seconds"),
 )
 SCORES = ("dice", "hd95", "assd")
 # What the truth and the prediction hold -> status of a row.
@@ -56,17 +57,18 @@ class ScoredCase:
     prediction: np.ndarray | None = None
 
 
-def score_masks(truth, prediction, names, spacing):
+def score_masks(truth, prediction, names, spacing, unit="mm"):
     """Scores of one case.
 
     Args:
         truth: Masks, Boolean `(names, x, y, z)`.
         prediction: Masks of the same shape.
         names: Name of each mask.
-        spacing: mm per voxel of each axis.
+        spacing: Distance between voxels along each axis.
+        unit: Of the distances: "mm", or "px" where 1 is a pixel.
 
     Returns:
-        One dictionary per name: `name`, `dice`, `hd95`, `assd` (mm), `n_true` and `n_pred` (voxels)
+        One dictionary per name: `name`, `dice`, `hd95`, `assd`, `unit`, `n_true`, `n_pred` (voxels)
         and `status`: "ok", "missed" (only the truth has it), "spurious" (only the prediction) or
         "undefined" (neither).
     """
@@ -80,6 +82,7 @@ def score_masks(truth, prediction, names, spacing):
                 "dice": metrics.dice(true, predicted),
                 "hd95": high,
                 "assd": mean,
+                "unit": unit,
                 "n_true": sizes[0],
                 "n_pred": sizes[1],
                 "status": STATUS[sizes[0] > 0, sizes[1] > 0],
@@ -157,13 +160,15 @@ def _score_case(predictor, study, case, known_modality, batch_size):
         seconds = round(time.perf_counter() - start, 3)
     except CodedError as error:
         nan = float("nan")
-        failed = {"dice": nan, "hd95": nan, "assd": nan, "n_true": None, "n_pred": None}
+        failed = {"dice": nan, "hd95": nan, "assd": nan, "unit": None}
+        failed |= {"n_true": None, "n_pred": None}
         failed |= {"status": error.code, "message": public_message(error, study), "seconds": nan}
         return ScoredCase(case, [{**common, "name": n, **failed} for n in labels.foreground])
     labelled = index_map != IGNORE
     truth = true_masks(index_map, labels)
     prediction = predicted_masks(probabilities, labels) & labelled
-    rows = score_masks(truth, prediction, labels.foreground, image.spacing)
+    unit = "mm" if volume.spacing_known else "px"
+    rows = score_masks(truth, prediction, labels.foreground, image.spacing, unit)
     rows = [{**common, **row, "message": "", "seconds": seconds} for row in rows]
     return ScoredCase(case, rows, image, truth, prediction)
 
@@ -197,10 +202,11 @@ def summarize(rows):
 
     Returns:
         Dictionary with `cases`, `failed` (cases that could not be used), `macro_<score>`,
-        `modalities` (modality -> mean over names of each score, `cases`, `failed`, `seconds` per
-        case) and `table`: per modality and name `n` (cases that count), `undefined`, `missed`,
-        `spurious`, `failed`, and of each score `<score>_mean` and `<score>_sd` (sample standard
-        deviation). Scores are `dice`, `hd95`, `assd`; NaN where there is nothing to average.
+        `modalities` (modality -> mean over names of each score, `unit`, `cases`, `failed`,
+        `seconds` per case) and `table`: per modality and name `n` (cases that count), `undefined`,
+        `missed`, `spurious`, `failed`, `unit`, and of each score `<score>_mean` and `<score>_sd`
+        (sample standard deviation). Scores are `dice`, `hd95`, `assd`; NaN where there is nothing
+        to average, and for distances in different units ("mixed").
     """
     table, modalities = [], {}
     for modality in _distinct(rows, "modality"):
@@ -211,7 +217,8 @@ def summarize(rows):
         ]
         first = [r for r in own if r["name"] == lines[0]["name"]]
         modalities[modality] = {
-            **{score: mean([line[f"{score}_mean"] for line in lines]) for score in SCORES},
+            **_means(lines, "{}_mean"),
+            "unit": _unit(own),
             "cases": len(first),
             "failed": lines[0]["failed"],
             "seconds": mean([r["seconds"] for r in first]),
@@ -220,10 +227,27 @@ def summarize(rows):
     return {
         "cases": sum(m["cases"] for m in modalities.values()),
         "failed": sum(m["failed"] for m in modalities.values()),
-        **{f"macro_{s}": mean([m[s] for m in modalities.values()]) for s in SCORES},
+        **{f"macro_{s}": v for s, v in _means(modalities.values(), "{}").items()},
+        "unit": _unit(rows),
         "modalities": modalities,
         "table": table,
     }
+
+
+def _unit(rows):
+    """Unit of the distances of rows; "mixed" for several, None for none."""
+    units = {row["unit"] for row in rows} - {None}
+    return units.pop() if len(units) == 1 else "mixed" if units else None
+
+
+def _means(lines, key):
+    """Mean of each score; NaN for distances where units differ."""
+    mixed = _unit(lines) == "mixed"
+    return {
+        score: mean([float("nan") if mixed and score != "dice" else line[key.format(score)]
+                     for line in lines])
+        for score in SCORES
+    }  # fmt: skip
 
 
 def _line(modality, name, rows):
@@ -232,8 +256,11 @@ def _line(modality, name, rows):
     line["n"] = sum(s in ("ok", "missed", "spurious") for s in states)
     line |= {state: states.count(state) for state in ("undefined", "missed", "spurious")}
     line["failed"] = sum(s not in STATUS.values() for s in states)
+    line["unit"] = _unit(rows)
     for score in SCORES:
         values = [r[score] for r in rows if not math.isnan(r[score])]
+        if line["unit"] == "mixed" and score != "dice":
+            values = []
         line[f"{score}_mean"] = mean(values)
         line[f"{score}_sd"] = statistics.stdev(values) if len(values) > 1 else float("nan")
     return line

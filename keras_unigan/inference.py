@@ -12,7 +12,7 @@ import nibabel
 import numpy as np
 
 from keras_unigan.config import Plan
-from keras_unigan.data import nifti, preprocessing, volumes
+from keras_unigan.data import nifti, pictures, preprocessing, volumes
 from keras_unigan.data.windows import sliding_window
 from keras_unigan.errors import CodedError, did_you_mean
 
@@ -232,7 +232,8 @@ def segment(
         plan: `config.Plan`.
         predict: See `segment_volume`; also for `modality`, `spatial_dims` and `batch_size`.
         modality: Name in the plan; None where it is not known.
-        output: Path that receives the label map as `.nii` or `.nii.gz`.
+        output: Path that receives the label map as `.nii` or `.nii.gz`; of pictures and DICOM also
+            as `.png` (one slice) or `.tif`, with the same columns and rows.
         spatial_dims: 2 or 3.
         spacing: mm per voxel of each axis of an array; None: that of the plan. Files and images
             carry their own.
@@ -248,10 +249,16 @@ def segment(
             KUG-D01 to KUG-D12, KUG-D30 to KUG-D34 and KUG-E01 for a scan that cannot be used.
         ValueError: For a source of another kind, or `spacing` that does not fit it.
     """
-    volume, where, is_array = open_source(source, output, plan, spacing, channel)
+    volume, where, is_array = open_source(source, output, plan, spacing, channel, pictured=True)
+    picture = output is not None and pictures.holds_labels(output)
+    if picture:
+        pictures.check_pages(output, volume.shape[2])
     label_map, _ = segment_volume(volume, plan, predict, modality, spatial_dims, batch_size, where)
     if output is not None:
-        nifti.write(output, label_map, volume)
+        if picture:
+            pictures.write(output, label_map)
+        else:
+            nifti.write(output, label_map, volume)
         return output
     if is_array:
         return label_map.reshape(np.shape(source))
@@ -295,14 +302,26 @@ def predict(model, source, modality=None, output=None, *, spacing=None, batch_si
     )
 
 
-def open_source(source, output, plan, spacing, channel=None):
-    """Volume of a source, what errors call it, and whether it is an array; see `segment`."""
+def open_source(source, output, plan, spacing, channel=None, pictured=False):
+    """Volume of a source, what errors call it, and whether it is an array; see `segment`.
+
+    `pictured` says whether the output may be a picture.
+    """
     is_image = isinstance(source, nibabel.spatialimages.SpatialImage)
     is_path = isinstance(source, (str, os.PathLike))
     if spacing is not None and (is_image or is_path):
         raise ValueError("Expected spacing with an array only: files and images carry their own.")
-    if output is not None and not stem(output):
+    picture = output is not None and pictured and pictures.holds_labels(output)
+    if output is not None and not (stem(output) or picture):
         raise ValueError(f"Expected output ending in .nii or .nii.gz, got {str(output)!r}.")
+    if picture and (not is_path or volumes.ending(source) in (".nii", ".nii.gz")):
+        raise CodedError(
+            "KUG-T02",
+            "--output",
+            f"a {Path(output).suffix} picture of a volume with a place in space",
+            ".nii or .nii.gz",
+            "A picture has none.",
+        )
     if is_path:
         if output is not None:
             _refuse_same_file(source, output)
@@ -339,7 +358,7 @@ def stem(path):
     return next((name.removesuffix(e) for e in (".nii.gz", ".nii") if name.endswith(e)), None)
 
 
-def outputs_for(inputs, output, suffix="seg"):
+def outputs_for(inputs, output, suffix="seg", pictured=False):
     """Scans named by files, folders and globs, each with the path of its result.
 
     Folders give the scans in them (`data.volumes.scans_in`; a folder of DICOM slices is one scan)
@@ -349,6 +368,8 @@ def outputs_for(inputs, output, suffix="seg"):
         inputs: Paths of files, folders, or globs.
         output: A `.nii` or `.nii.gz` path for one scan; else a folder for `<scan>_<suffix>.nii.gz`.
         suffix: What the results of a folder are named by.
+        pictured: Whether the results of pictures are pictures: PNG of PNG and JPEG, TIFF of TIFF.
+            DICOM files give NIfTI, as that keeps their place in the patient; also X-rays.
 
     Returns:
         List of `(source, target)` paths, in the order of the inputs and sorted inside each.
@@ -373,16 +394,21 @@ def outputs_for(inputs, output, suffix="seg"):
             known = ", ".join(volumes.ENDINGS)
             raise CodedError("KUG-D01", text, "no scan", f"a folder of DICOM, or files {known}")
         sources += [p for p in found if p not in sources]
-    if stem(output) and len(sources) > 1:
+    file = stem(output) or (pictured and pictures.holds_labels(output))
+    if file and len(sources) > 1:
         raise CodedError("KUG-T02", "--output", f"one file for {len(sources)} scans", "a folder")
     folder = Path(output)
-    if not stem(output) and folder.suffix[1:].isalpha() and not folder.is_dir():
+    if not file and folder.suffix[1:].isalpha() and not folder.is_dir():
         raise CodedError(
-            "KUG-T02", "--output", f"a name ending in {folder.suffix}", ".nii, .nii.gz or a folder"
+            "KUG-T02",
+            "--output",
+            f"a name ending in {folder.suffix}",
+            f".nii, .nii.gz{', .png, .tif' if pictured else ''} or a folder",
         )
+    endings = [(pictured and pictures.label_ending(p)) or ".nii.gz" for p in sources]
     targets = [
-        folder if stem(output) else folder / f"{volumes.stem(p) or p.name}_{suffix}.nii.gz"
-        for p in sources
+        folder if file else folder / f"{volumes.stem(p) or p.name}_{suffix}{ending}"
+        for p, ending in zip(sources, endings, strict=True)
     ]
     for source, target in zip(sources, targets, strict=True):
         _refuse_same_file(source, target)

@@ -87,6 +87,21 @@ SYSTEMS: dict[str, dict[str, Any]] = {
         "spatial_dims": (2, 3),
         "parameters": 4_674_369,
     },
+    "cyclegan": {
+        "summary": "Translation between two modalities by a network for each direction.",
+        "networks": {
+            "generator": ("PairTranslator", {"filters": 64}),
+            "discriminator_a": ("PatchDiscriminator", {}),
+            "discriminator_b": ("PatchDiscriminator", {}),
+        },
+        "game": ("CycleGAN", {}),
+        "paper": "Zhu et al., CycleGAN, ICCV 2017, arXiv:1703.10593",
+        "year": 2017,
+        "needs": "no labels; two modalities (game.pair); translation only",
+        "spatial_dims": (2,),
+        # Two translators (methods.md §2.8).
+        "parameters": 22_731_266,
+    },
     "stargan": {
         "summary": "Any-to-any translation by one generator; makes no label maps.",
         "networks": {
@@ -148,15 +163,18 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "unigan": {
         "summary": "Unified GAN with SegAN's critic on its segmentation: this package's own.",
         "networks": {
-            "generator": ("UnifiedGenerator", {}),
+            # Only the translation is told what to make, so that every sample trains the
+            # segmentation that prediction asks for.
+            "generator": ("UnifiedGenerator", {"conditioning": "decoder", "se_levels": 0}),
             "discriminator": ("StarGANDiscriminator", {"max_dim": 512}),
             "critic": ("SegANCritic", {"constraint": "spectral"}),
         },
-        "game": ("UniGAN", {}),
+        # One pass of the critic for all classes.
+        "game": ("UniGAN", {"critic_mode": "joint"}),
         "paper": "this package, after doi:10.1016/j.media.2020.101731 and arXiv:1706.01805",
         "year": 2026,
         "needs": "labels; two or more modalities; modality not needed at prediction",
         "spatial_dims": (2, 3),
-        "parameters": 10_815_520,
+        "parameters": 10_820_032,
     },
 }

@@ -19,18 +19,20 @@ from keras_unigan.errors import CodedError
 MARK = "SYNTHETIC (keras_unigan)"
 NOTICE = "Made by a network, not by a scanner. For research use only: not a medical device."
 
-BACKGROUND = {"ct": -1000.0, "mr": 0.0}
-"""Scheme of a modality -> raw intensity outside the body."""
+BACKGROUND = {"ct": -1000.0}
+"""Scheme of a modality -> raw intensity outside the body, where it is not 0."""
+UNITS = {"ct": "HU", "pet_suv": "SUV"}
+"""Scheme of a modality -> units of its intensities, where they have one."""
 
 
 def intensity_range(normalization):
     """Raw intensities that -1 and 1 of a translation become.
 
-    "ct": the planned window, in Hounsfield units, so that a translation normalises back to itself.
-    "mr": units are arbitrary and differ from scan to scan; the planned z-score limits with the mean
-    and standard deviation of the training scans give the width of a typical one, moved up where it
-    would start below 0, which is the background. Normalising by the volume's own statistics, as
-    training does, takes gain and offset out again.
+    "ct" and "pet_suv": the planned window, in Hounsfield units or SUV, so that a translation
+    normalises back to itself. Others: units are arbitrary and differ from scan to scan; the planned
+    z-score limits with the mean and standard deviation of the training scans give the width of a
+    typical one, moved up where it would start below 0, which is the background. Normalising by the
+    volume's own statistics, as training does, takes gain and offset out again.
 
     Args:
         normalization: `config.Normalization` of the target modality.
@@ -39,14 +41,14 @@ def intensity_range(normalization):
         `(low, high)`.
     """
     low = normalization.mean + normalization.sd * normalization.low
-    if normalization.scheme == "mr":
+    if normalization.scheme not in UNITS:
         low = max(low, 0.0)
     return low, low + normalization.sd * (normalization.high - normalization.low)
 
 
 def background(normalization):
     """Raw intensity of a modality where there is nothing: never above its `intensity_range`."""
-    return min(BACKGROUND[normalization.scheme], intensity_range(normalization)[0])
+    return min(BACKGROUND.get(normalization.scheme, 0.0), intensity_range(normalization)[0])
 
 
 class Translator:
@@ -68,7 +70,7 @@ class Translator:
                 name or "model",
                 f"a {type(network).__name__}, which only segments",
                 "a network that translates",
-                fix="train a system that does (stargan, uagan, unified_gan, unigan)",
+                fix="train a system that does (cyclegan, stargan, uagan, unified_gan, unigan)",
             )
         import tensorflow as tf
 
@@ -92,6 +94,17 @@ class Translator:
             return tf.cast(network.translate(image, source, target, training=False), tf.float32)
 
         self._run = run
+
+    def serves(self, source, target):
+        """Whether the network translates between two modalities: one of a pair knows no third.
+
+        Args:
+            source: Name in the plan, or None where it is not known.
+            target: Name in the plan.
+        """
+        pair = getattr(self.network, "pair", range(len(self.plan.modalities)))
+        names = {self.plan.modalities[index] for index in pair}
+        return {target, target if source is None else source} <= names
 
     def __call__(self, patches, source, target, statistics):
         """Translations `(batch, *patch, 1)` in [-1, 1] of raw patches of the same shape.
@@ -232,7 +245,8 @@ def translate(model, source, target, modality=None, output=None, *, spacing=None
         else a nibabel image with the input's geometry. With `output`, the path written.
 
     Raises:
-        CodedError: KUG-T03 for an unknown modality, KUG-T04 for a model that does not translate,
+        CodedError: KUG-T03 for an unknown modality, or one beyond the pair of a model that
+            translates between two only; KUG-T04 for a model that does not translate,
             KUG-E02 when `output` is the scan itself, KUG-D01 to KUG-D12 for a scan that cannot be
             used.
         ValueError: For a model or source of another kind.
@@ -240,6 +254,15 @@ def translate(model, source, target, modality=None, output=None, *, spacing=None
     translator = translator_of(model)
     plan = translator.plan
     modality, target = inference.check_modality(plan, modality), check_target(plan, target)
+    if not translator.serves(modality, target):
+        raise CodedError(
+            "KUG-T03",
+            "modality",
+            f"{modality or 'unknown'} to {target}",
+            f"two of {[plan.modalities[index] for index in translator.network.pair]}",
+            "This model translates between two modalities only.",
+            "train a system that serves all (stargan, unigan), or another --set game.pair=[...]",
+        )
     volume, where, is_array = inference.open_source(source, output, plan, spacing)
     prepared = preprocessing.prepare(volume, plan, None, where)
     inside = preprocessing.nonbackground(nifti.to_ras(volume).array)
@@ -289,7 +312,7 @@ def record(translator, name, modality, target):
             "low": low,
             "high": high,
             "background": background(normalization),
-            "units": "HU" if normalization.scheme == "ct" else "arbitrary",
+            "units": UNITS.get(normalization.scheme, "arbitrary"),
         },
         "Generator": f"keras_unigan {__version__}",
         "Notice": NOTICE,

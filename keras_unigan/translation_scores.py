@@ -58,6 +58,9 @@ def translation_rows(
 ):
     """Scores every case of a split in every other modality, by every translator.
 
+    Where a translator knows some modalities only (`Translator.serves`), the others are left out
+    for all, so that means are of the same translations.
+
     Args:
         translators: Method -> function like `translation.Translator`; `copy_input` is one.
         plan: `config.Plan` that they share.
@@ -95,7 +98,13 @@ def translation_rows(
             "known_modality": known_modality,
             "source": case.modality,
         }
-        targets = [m for m in plan.modalities if m != case.modality]
+        targets = [
+            m
+            for m in plan.modalities
+            if m != case.modality and _serve(translators.values(), case.modality, m)
+        ]
+        if not targets:
+            continue
         try:
             modality = inference.check_modality(plan, case.modality) if known_modality else None
             scene = _Scene.read(case, study, plan, predictor, modality, batch_size)
@@ -120,6 +129,11 @@ def translation_rows(
                 row = {**common, "target": target, "method": method, "seconds": seconds}
                 row |= {"paired": reference is not None, "status": "ok", "message": problem}
                 yield {**row, **_compare(reference, image), **scene.anatomy(image, target)}
+
+
+def _serve(translators, source, target):
+    """Whether all translators know both modalities; functions know all."""
+    return all(getattr(t, "serves", lambda *_: True)(source, target) for t in translators)
 
 
 def _reference(case, target, study, plan, image):

@@ -165,6 +165,33 @@ class Client:
         """
         from keras_unigan import inference  # nibabel and SciPy: not needed to ask for a status
 
+        def work(card, ask):
+            return inference.segment(
+                source,
+                Plan.from_dict(card["plan"], f"{self.address} {self.model}"),
+                ask,
+                modality,
+                output,
+                spatial_dims=card["spatial_dims"],
+                spacing=spacing,
+                batch_size=batch_size,
+            )
+
+        return self.on_one_version(work)
+
+    def on_one_version(self, work):
+        """Does some work that takes several requests, all of them on one version of the model.
+
+        Args:
+            work: Function of the model card and of a `predict` as in `inference.segment_volume`. It
+                is called again where its version was replaced meanwhile.
+
+        Returns:
+            What `work` returns.
+
+        Raises:
+            CodedError: KUG-S01 to KUG-S04, and those of `work`.
+        """
         for last in (False, True):
             card, version = self._describe()
 
@@ -180,16 +207,7 @@ class Client:
                 ]
 
             try:
-                return inference.segment(
-                    source,
-                    Plan.from_dict(card["plan"], f"{self.address} {self.model}"),
-                    ask,
-                    modality,
-                    output,
-                    spatial_dims=card["spatial_dims"],
-                    spacing=spacing,
-                    batch_size=batch_size,
-                )
+                return work(card, ask)
             except CodedError as error:
                 # The version was replaced while its windows were asked for: start again on the new.
                 if last or error.code != "KUG-S02" or self.version is not None:

@@ -143,8 +143,9 @@ def test_outputs_that_cannot_be_written(scans, tmp_path, capsys):
         assert unigan("init", scans, "-o", output, "--label", "organ=1,2") == 2
         assert capsys.readouterr().err.startswith("KUG-E02")
     scan = next(scans.glob("*_ct.nii.gz"))
-    assert unigan("predict", tmp_path, scan, "-o", tmp_path / "out.png") == 2
-    assert "a name ending in .png" in capsys.readouterr().err
+    (scans / "plan.json").write_text("{}")  # what makes a folder a run
+    assert unigan("predict", scans, scan, "-o", tmp_path / "out.gif") == 2
+    assert "a name ending in .gif" in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder", "scans"]
 
 

@@ -213,6 +213,9 @@ def test_recipe_depends_on_what_decides_the_records():
         ({"spacing": (1.0, 0.0, 1.0)}, "KUG-D08", "plan.spacing"),
         ({"normalization": {}}, "KUG-D08", "plan.normalization"),
         ({"overlap": 1.0}, "KUG-D08", "plan.overlap"),
+        ({"spacing": (1.0, float("nan"), 1.0)}, "KUG-D08", "plan.spacing"),
+        ({"nearest_axis": 3}, "KUG-D08", "plan.nearest_axis: found 3"),
+        ({"configurations": {}}, "KUG-D08", "plan.configurations: found none"),
         (
             {"configurations": {"3d": Configuration((32, 32), 2, (), 8)}},
             "KUG-D08",
@@ -232,8 +235,22 @@ def test_bad_parts_of_a_plan():
         Configuration((32, 30), 2, ((2, 2), (2, 2)), 8)
     with pytest.raises(CodedError, match="KUG-T02 batch_size: found 0"):
         Configuration((32, 32), 0, (), 8)
-    with pytest.raises(CodedError, match=r"KUG-D08 plan.normalization: found sd 0"):
+    with pytest.raises(CodedError, match=r"KUG-D08 plan.normalization: found mean 0.0, sd 0"):
         Normalization("mr", 0.0, 0.0, -1.0, 1.0)
+    with pytest.raises(CodedError, match=r"KUG-D08 plan.normalization: .*high nan"):
+        Normalization("mr", 0.0, 1.0, -1.0, float("nan"))
+    with pytest.raises(CodedError, match=r"plan.normalization.scheme: .*did you mean 'pet_suv'"):
+        Normalization("pet_suw", 0.0, 1.0, -1.0, 1.0)
+    for wrong in ({"strides": ((2, 2, 2),)}, {"strides": ((0, 2),)}, {"filters": 0}):
+        values = {"patch_size": (32, 32), "batch_size": 2, "strides": (), "filters": 8, **wrong}
+        with pytest.raises(CodedError, match=r"KUG-D08 plan.configurations: found patch_size"):
+            Configuration(**values)
+    with pytest.raises(CodedError, match=r"KUG-D08 study.normalization: found modality 'tt'"):
+        dataclasses.replace(make_study(), normalization={"tt": "mr"})
+    with pytest.raises(CodedError, match=r"study.normalization.ct: found 'hu', expected one of"):
+        dataclasses.replace(make_study(), normalization={"ct": "hu"})
+    named = dataclasses.replace(make_study(), normalization={"ct": "xray"})
+    assert Study.from_dict(named.to_dict(), named.folder) == named
     data = make_plan().to_dict()
     data["normalization"]["ct"]["men"] = 1.0
     with pytest.raises(CodedError, match=r"plan.normalization.ct.men: .*did you mean 'mean'"):

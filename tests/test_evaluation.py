@@ -215,7 +215,7 @@ def test_studies_that_do_not_fit_are_refused(study):
 
 
 def row(modality, name, dice, status="ok", seconds=1.0):
-    scores = {"dice": dice, "hd95": 10 * dice, "assd": dice}
+    scores = {"dice": dice, "hd95": 10 * dice, "assd": dice, "unit": "mm"}
     return {"modality": modality, "name": name, **scores, "status": status, "seconds": seconds}
 
 

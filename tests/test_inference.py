@@ -348,8 +348,8 @@ def test_wrong_sources_are_refused(tmp_path):
         inference.segment(tmp_path / "none.nii.gz", plan, by_threshold)
     with pytest.raises(CodedError, match="KUG-D12"):
         inference.segment(volume * 0, plan, by_threshold)
-    with pytest.raises(ValueError, match=r"ending in .nii or .nii.gz, got 'a.png'"):
-        inference.segment(volume, plan, by_threshold, output="a.png")
+    with pytest.raises(ValueError, match=r"ending in .nii or .nii.gz, got 'a.gif'"):
+        inference.segment(volume, plan, by_threshold, output="a.gif")
     with pytest.raises(ValueError, match=r"an array .* got ndarray of shape \(4,\)"):
         inference.segment(volume[0, 0], plan, by_threshold)
     with pytest.raises(ValueError, match=r"3 values in spacing, got \(1.0, 1.0\)"):

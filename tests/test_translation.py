@@ -134,6 +134,19 @@ def test_slices_arrays_and_coarse_grids():
     assert made.max() <= 750
 
 
+def test_a_pair_translates_between_its_two_modalities_only():
+    network = networks.PairTranslator(pair=(1, 0), filters=2, blocks=0)
+    translator = translation.Translator(network, make_plan())
+    asked = (("ct", "t1"), ("t1", "ct"), (None, "ct"), ("ct", "flair"), ("flair", "ct"))
+    assert [translator.serves(*pair) for pair in asked] == [True, True, True, False, False]
+    array = scan((12, 8, 2))
+    found = translation.translate(translator, array, "t1", "ct", spacing=SPACING)
+    assert np.isfinite(found).all()
+    for source, target in (("flair", "t1"), ("ct", "flair"), (None, "flair")):
+        with pytest.raises(CodedError, match=r"KUG-T03 .* expected two of \['t1', 'ct'\]"):
+            translation.translate(translator, array, target, source, spacing=SPACING)
+
+
 def test_wrong_models_and_modalities_are_refused(tmp_path):
     plan = make_plan()
     translator = translation.Translator(Inverter(), plan)

@@ -127,6 +127,19 @@ def test_what_cannot_be_measured_is_nan(study):
     assert row["known_modality"] is False
 
 
+def test_what_one_translator_does_not_serve_is_left_out_for_all(study):
+    class OneWay:
+        __call__ = staticmethod(translation_scores.copy_input(make_plan()))
+
+        def serves(self, source, target):
+            return (source, target) == ("hct", "ct")
+
+    copy = translation_scores.copy_input(make_plan())
+    rows = rows_of(study, {"one way": OneWay(), COPY: copy})
+    cases = {c.id for c in study.cases if c.modality == "hct"}
+    assert set(rows) == {(case, "ct", m) for case in cases for m in ("one way", COPY)}
+
+
 def test_a_bad_case_and_a_bad_reference_are_told(study, tmp_path):
     folder = tmp_path / "private"
     affine = np.diag([1.0, 1, 2, 1])

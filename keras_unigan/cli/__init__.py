@@ -6,6 +6,7 @@ Exit codes: 0 ok, 1 bug, 2 usage, 3 data, 4 environment or server, 5 interrupted
 import os
 import sys
 import traceback
+import warnings
 from typing import Annotated
 
 import typer
@@ -17,6 +18,7 @@ from keras_unigan.cli import (
     environment,
     preparing,
     serving,
+    splitting,
     training,
     translating,
     using,
@@ -58,7 +60,8 @@ def root(
 
 # The order of the commands is that of their help.
 for _command in (
-    *(environment.doctor, environment.models, preparing.init, converting.convert),
+    *(environment.doctor, environment.models, preparing.init, splitting.split),
+    converting.convert,
     *(checking.check, checking.scrub, preparing.plan, preparing.prepare),
     *(training.train, using.predict, translating.translate, using.evaluate, using.report),
     *(serving.export, serving.push),
@@ -85,6 +88,9 @@ def main(arguments=None):
     rest = arguments[len(own) :]
     arguments = [a for a in own if a not in ("-v", "--verbose")] + rest
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if verbose else "2")
+    if not verbose:
+        # What a warning says, without the line of source that says it.
+        warnings.formatwarning = lambda message, kind, *_, **__: f"Warning: {message}\n"
     try:
         app(arguments)
     except CodedError as error:

@@ -23,6 +23,18 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is al
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N cases.")]
 Memory = Annotated[float | None, typer.Option(help="GiB that one training step may take.")]
+RunMemory = Annotated[
+    float | None,
+    typer.Option("--memory", min=0, help="GiB that the run may take; left out: what is free."),
+]
+Window = Annotated[
+    str | None,
+    typer.Option(
+        metavar="foreground|core",
+        help="Voxels that a CT window is measured on: all labelled ones, or those away from "
+        "their border.",
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or gpu.")]
 Set = Annotated[
     list[str] | None,

@@ -23,7 +23,10 @@ from keras_unigan.cli.using import show_scores
 def demo(
     output: Annotated[str, typer.Option("--output", "-o", help="Folder to fill.")] = "unigan_demo",
     modalities: Annotated[
-        str, typer.Option(help="Comma-separated phantom modalities.")
+        str,
+        typer.Option(
+            help="Comma-separated phantom modalities, e.g. mr,ct,pet,spect,xray,microscopy."
+        ),
     ] = "ct,t1,flair",
     model: Annotated[str, typer.Option(help="A name of `unigan models`.")] = "segan",
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
@@ -34,11 +37,15 @@ def demo(
     quiet: Quiet = False,
 ):
     """Runs the whole road on phantoms: prepare, train, evaluate, export, serve, ask, report."""
+    from keras_unigan.data import phantoms
+
     printer = Printer(json, quiet)
     claim(output, overwrite)
     use_device(device)
     need("keras_unigan.pipelines.preprocess", "pipelines")
     need("keras_unigan.serving.server", "serving")
+    if set(phantoms.FLAT) & set(modalities.split(",")):
+        need("PIL", "formats")
     demo_module = importlib.import_module("keras_unigan.demo")
     result = demo_module.run(
         output, modalities.split(","), model, steps, seed, printer.say, printer.silent

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from keras_unigan.cli import foreseeing, splitting
 from keras_unigan.cli.common import (
     DryRun,
     Json,
@@ -17,13 +18,13 @@ from keras_unigan.cli.common import (
     Printer,
     Quiet,
     Seed,
+    Window,
     claim,
     need,
     parse_scheme,
     use_device,
 )
-from keras_unigan.config import SPLITS, Labels, Plan, Study
-from keras_unigan.errors import CodedError
+from keras_unigan.config import Labels, Plan, Study
 
 
 def init(
@@ -38,11 +39,23 @@ def init(
     ] = None,
     reader: Annotated[
         str | None,
-        typer.Option(help="folder, csv, bids, msd, nnunet or brats; left out: by looking."),
+        typer.Option(help="folder, paired, csv, bids, msd, nnunet or brats; left out: by looking."),
+    ] = None,
+    label_name: Annotated[
+        str | None,
+        typer.Option(metavar="WORD", help="Word in the names of the label maps (plain folders)."),
+    ] = None,
+    modality: Annotated[
+        str | None, typer.Option(help="Modality of files whose names say none (plain folders).")
     ] = None,
     fractions: Annotated[
         str, typer.Option(help="Shares of train, val and test subjects without a split.")
-    ] = "0.6,0.2,0.2",
+    ] = splitting.FRACTIONS,
+    folds: splitting.Folds = None,
+    fold: splitting.Fold = None,
+    leave_one_site_out: splitting.BySite = False,
+    pairs: splitting.Pairs = False,
+    content: splitting.Content = True,
     name: Annotated[str | None, typer.Option(help="Name of the study.")] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -50,47 +63,36 @@ def init(
     json: Json = False,
     quiet: Quiet = False,
 ):
-    """Makes study.json from a folder of scans or a CSV."""
-    from keras_unigan.data import cases, readers
+    """Makes study.json from a folder of scans or a CSV, with splits that do not leak."""
+    from keras_unigan.data import cases, readers, splits
 
     printer = Printer(json, quiet)
-    claim(output, overwrite or dry_run, file=True)
+    assignment = str(splits.path_of(output))
+    for file in (output, assignment):
+        claim(file, overwrite or dry_run, file=True)
     classes, regions = parse_scheme(label, "--label"), parse_scheme(region, "--region")
     labels = Labels(classes=classes, regions=regions) if classes or regions else None
-    try:
-        shares = tuple(float(share) for share in fractions.split(","))
-    except ValueError:
-        shares = ()
-    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6 or not shares[0]:
-        raise CodedError(
-            "KUG-T02", "--fractions", fractions, "three shares that sum to 1, the first positive"
-        )
-    study = cases.init_study(
-        source, labels=labels, name=name, reader=reader, fractions=shares, seed=seed
-    )
+    scheme = splitting.scheme_of(fractions, folds, leave_one_site_out, pairs, seed)
+    found = readers.read(source, reader, label_name, modality)
+    whole = cases.study_of(found, source, labels, name)
+    study, made, copies, unread = cases.share_out(whole, scheme, fold, content)
     bare = sum(case.label is None for case in study.cases)
-    found = len(readers.read(source, reader).cases)
-    study = cases.relative_to(study, output)
-    pairs = collections.Counter((case.split, case.modality) for case in study.cases)
-    counts = {s: {m: pairs[s, m] for m in study.modalities} for s in SPLITS}
+    lines, more = splitting.summary(study, made, copies, unread)
     if not dry_run:
-        study.save(output)
+        cases.save_split(study, made, output)
     names = ", ".join(f"{n} = {list(study.labels.file_values(n))}" for n in study.labels.foreground)
     printer.say(
         f"{len(study.cases)} cases of {len({c.subject for c in study.cases})} subjects, "
         f"modalities {', '.join(study.modalities)}",
         f"{'Regions' if study.labels.overlapping else 'Labels'}: {names}",
-        *[f"{s}: {', '.join(f'{n} {m}' for m, n in c.items())}" for s, c in counts.items()],
+        *lines,
         *[f"{bare} images have no label map"] * bool(bare),
-        *[
-            f"{found - len(study.cases)} scans left out: a subject that is trained on or chosen by "
-            "gives one modality"
-        ]
-        * (found > len(study.cases)),
-        "Would write " + output if dry_run else f"Wrote {output}",
+        *[f"Not used: {readers.common.listed((Path(p).name for p in found.left), 3)}"]
+        * bool(found.left),
+        f"Would write {output}" if dry_run else f"Wrote {output} and {assignment}",
     )
-    result = {"study": output, "cases": len(study.cases), "splits": counts}
-    result |= {"without_label": bare, "left_out": found - len(study.cases)}
+    result = {"study": output, "assignment": assignment, "cases": len(study.cases)}
+    result |= {**more, "without_label": bare, "not_used": list(found.left)}
     printer.result(result, f"unigan prepare {output} -o shards")
 
 
@@ -98,6 +100,7 @@ def plan(
     study: Annotated[str, typer.Argument(help="study.json")],
     output: Annotated[str, typer.Option("--output", "-o")] = "plan.json",
     memory: Memory = None,
+    window: Window = None,
     limit: Limit = None,
     overwrite: Overwrite = False,
     json: Json = False,
@@ -114,25 +117,15 @@ def plan(
     arguments += ["--plan_output", output, *(["--limit", str(limit)] if limit else [])]
     arguments += ["--overwrite"] if overwrite else []
     arguments += ["--memory", str(memory)] if memory else []
+    arguments += ["--window", window] if window else []
     summary = job.run([*arguments, *(beam or [])])
     decided = Plan.load(output)
-    printer.say(*[f"{k} = {setting(decided, k)}: {why}" for k, why in decided.reasons.items()])
+    printer.say(*foreseeing.plan_lines(decided))
     printer.say(f"Wrote {output} and {arguments[3]}")
     printer.result(
         {**summary, "plan": decided.to_dict()}, f"unigan prepare {study} --plan {output} -o shards"
     )
     refuse_dead_letters(summary)
-
-
-def setting(plan, key):
-    """Value of a plan that `reasons` names, e.g. "2d.patch_size"."""
-    value = plan.to_dict()
-    value = {**value, **value["configurations"]}
-    for part in key.split("."):
-        value = value[part]
-    if isinstance(value, dict):
-        return ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else v for k, v in value.items())
-    return value
 
 
 def refuse_dead_letters(summary):
@@ -153,13 +146,33 @@ def refuse_dead_letters(summary):
     raise typer.Exit(3)
 
 
+def counted(counters):
+    """Sentences on what `unigan prepare` did; see `pipelines.shards.count`."""
+    seconds = counters["stage_seconds"]
+    stages = ", ".join(f"{stage} {value:.1f} s" for stage, value in seconds.items())
+    kept = counters["volumes_kept"]
+    return [
+        f"{counters['volumes']} volumes in {counters['shards']} shards by {counters['workers']} "
+        f"worker(s), {counters['bytes_read'] / 1e6:.1f} MB read, "
+        f"{counters['bytes_written'] / 1e6:.1f} MB written; {stages}",
+        *[f"{kept} volumes in {counters['shards_kept']} shards were there already"] * (kept > 0),
+    ]
+
+
 def prepare(
     study: Annotated[str, typer.Argument(help="study.json")],
     output: Annotated[str, typer.Option("--output", "-o")] = "shards",
     plan: Annotated[str | None, typer.Option(help="plan.json; left out: planned now.")] = None,
+    fold: Annotated[
+        int | None, typer.Option(min=0, help="One fold of a study that was split into folds.")
+    ] = None,
     memory: Memory = None,
+    window: Window = None,
     limit: Limit = None,
     overwrite: Overwrite = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep finished shards whose scans did not change.")
+    ] = False,
     dry_run: DryRun = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -170,21 +183,36 @@ def prepare(
     """Resamples every scan once and writes TFRecord shards, with Beam."""
     job = need("keras_unigan.pipelines.preprocess", "pipelines")
     printer = Printer(json, quiet)
-    loaded = Study.load(study)
     if dry_run:
-        printer.say(f"Would prepare {len(loaded.cases)} cases of {study} into {output}")
-        printer.result({"cases": len(loaded.cases), "output": output})
+        loaded = Study.load(study) if fold is None else splitting.read_fold(study, fold)[0]
+        choices = plan, memory, window, limit, beam or ()
+        lines, foreseen = foreseeing.preparation(loaded, output, *choices)
+        printer.say(*lines)
+        printer.result(foreseen)
         return
-    claim(output, overwrite)
+    if "://" not in output:
+        claim(output, overwrite or resume)
+    if fold is not None:
+        study = splitting.write_fold(study, fold, overwrite or resume)
+    if not resume and "://" not in f"{study}{output}":
+        foreseeing.check_room(
+            study, output, limit, plan=plan, memory=memory, window=window, beam=beam or ()
+        )
     use_device("auto")
     arguments = ["--study", study, "--output", output, *(["--plan", plan] if plan else [])]
     arguments += ["--limit", str(limit)] if limit else []
     arguments += ["--overwrite"] if overwrite else []
+    arguments += ["--resume"] if resume else []
     arguments += ["--memory", str(memory)] if memory else []
+    arguments += ["--window", window] if window else []
     summary = job.run([*arguments, *(beam or [])])
+    if "graph_bytes" in summary:
+        printer.say(f"Job graph of {summary['shards']} shards: {summary['graph_bytes']} bytes")
+        printer.result(summary)
+        return
     for split, counts in summary["splits"].items():
         printer.say(f"{split}: {', '.join(f'{n} {m}' for m, n in counts.items())}")
-    printer.say(f"Wrote {output} in {summary['seconds']:.1f} s")
+    printer.say(*counted(summary["counters"]), f"Wrote {output} in {summary['seconds']:.1f} s")
     done = not summary["dead_letters"]
     printer.result(summary, f"unigan train {output} --model segan -o runs/a" if done else None)
     refuse_dead_letters(summary)

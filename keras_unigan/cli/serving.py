@@ -115,7 +115,7 @@ def segment(
     from keras_unigan import inference
 
     printer = Printer(json, quiet)
-    pairs = inference.outputs_for(inputs, output)
+    pairs = inference.outputs_for(inputs, output, pictured=True)
     for _, target in pairs:
         claim(target, overwrite)
     with connect(address, model, version, timeout) as asked:

@@ -8,8 +8,19 @@ from typing import Annotated
 
 import typer
 
-from keras_unigan.cli.common import Device, DryRun, Json, Overwrite, Printer, Quiet, Set, use_device
-from keras_unigan.config import Experiment, TrainOptions
+from keras_unigan.cli import foreseeing
+from keras_unigan.cli.common import (
+    Device,
+    DryRun,
+    Json,
+    Overwrite,
+    Printer,
+    Quiet,
+    RunMemory,
+    Set,
+    use_device,
+)
+from keras_unigan.config import Experiment, Plan, TrainOptions
 
 
 def train(
@@ -42,6 +53,7 @@ def train(
         int | None,
         typer.Option(help="Steps that rates and ramps are made for; left out: the budget."),
     ] = None,
+    memory: RunMemory = None,
     settings: Set = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint.")
@@ -73,11 +85,23 @@ def train(
 
     if dry_run:
         data = training.describe(experiment)
+        own = Path(shards, "plan.json")
+        if own.is_file():
+            prefix = f"{experiment.spatial_dims}d."
+            printer.say(*foreseeing.plan_lines(Plan.load(own), prefix))
         printer.say(*[f"{k}: {v}" for k, v in data.items()])
-        printer.result(data)
+        found = training.forecast(experiment, memory)
+        printer.say(*training.sentences(found))
+        printer.result({**data, "forecast": found})
         return
     try:
-        summary = training.run(experiment, resume=resume, overwrite=overwrite, quiet=printer.silent)
+        summary = training.run(
+            experiment,
+            resume=resume,
+            overwrite=overwrite,
+            quiet=printer.silent,
+            memory_gib=memory,
+        )
     except KeyboardInterrupt:
         print(
             f"Interrupted. Go on with: unigan train {shards} -o {output} --resume", file=sys.stderr

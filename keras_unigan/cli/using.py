@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from keras_unigan.cli import batch
 from keras_unigan.cli.common import (
     Device,
     Json,
@@ -18,16 +19,26 @@ from keras_unigan.cli.common import (
     use_device,
 )
 from keras_unigan.cli.translating import evaluate_translations
+from keras_unigan.errors import CodedError
 
 
 def predict(
-    run: Annotated[str, typer.Argument(help="Run folder.")],
-    inputs: Annotated[list[str], typer.Argument(help="Files, folders or globs.")],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="RUN", help="Run folder, exported model, or HOST:PORT/NAME."),
+    ],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            help="Files, folders or globs; or study.json. Beam options after `--`: -- --runner=…"
+        ),
+    ],
     output: Annotated[str, typer.Option("--output", "-o", help="A file, or a folder for many.")],
     modality: Modality = None,
     channel: Annotated[
         int | None, typer.Option(min=0, help="Channel of files that hold several, from 0.")
     ] = None,
+    split: Annotated[str | None, typer.Option(help="Split of a study; left out: all.")] = None,
     limit: Limit = None,
     overwrite: Overwrite = False,
     device: Device = "auto",
@@ -38,13 +49,22 @@ def predict(
     from keras_unigan import inference
 
     printer = Printer(json, quiet)
-    pairs = inference.outputs_for(inputs, output)[:limit]
+    beam = [text for text in inputs if text.startswith("--")]
+    inputs = [text for text in inputs if not text.startswith("--")]
+    if batch.is_job(model, inputs, beam):
+        use_device(device)
+        flags = {"modality": modality, "channel": channel, "limit": limit, "overwrite": overwrite}
+        batch.predict(printer, model, inputs, output, split, flags, beam)
+        return
+    if split is not None:
+        raise CodedError("KUG-T02", "--split", split, "a study.json as the input")
+    pairs = inference.outputs_for(inputs, output, pictured=True)[:limit]
     for _, target in pairs:
         claim(target, overwrite)
     use_device(device)
-    model = inference.load(run)
+    loaded = inference.load(model)
     known = {"modality": modality, "channel": channel}
-    each(printer, pairs, lambda s, t: inference.predict(model, s, output=t, **known))
+    each(printer, pairs, lambda s, t: inference.predict(loaded, s, output=t, **known))
 
 
 def evaluate(
@@ -67,7 +87,7 @@ def evaluate(
     json: Json = False,
     quiet: Quiet = False,
 ):
-    """Scores a run on a split: Dice, HD95 and ASSD in mm, per modality; and its translations."""
+    """Scores a run on a split: Dice, HD95 and ASSD per modality, and its translations."""
     use_device(device)
     from keras_unigan import evaluation, inference, translation, translation_scores
 
@@ -98,7 +118,7 @@ def evaluate(
 def show_scores(printer, summary):
     """Prints the per-modality table and the macro Dice."""
     if not printer.silent:
-        columns = ("modality", "name", "n", "undefined", "Dice", "sd", "HD95 mm", "ASSD mm")
+        columns = ("modality", "name", "n", "undefined", "Dice", "sd", "HD95", "ASSD", "unit")
         keys = (
             "modality",
             "name",
@@ -108,6 +128,7 @@ def show_scores(printer, summary):
             "dice_sd",
             "hd95_mean",
             "assd_mean",
+            "unit",
         )
         rows = [tuple(row[k] for k in keys) for row in summary["table"]]  # fmt: skip
         table(f"{summary['split']} split, original grid", columns, rows)

@@ -118,7 +118,8 @@ def read(path, channel=None, series=None):
     if factor is not None:
         array = (array * np.float64(factor)).astype(np.float32)
     nifti.check_affine(affine, str(path))
-    return nifti.Volume(array, affine, spacing_known=known)
+    scheme = dicom_values.scheme_of(chosen.modality, factor is not None)
+    return nifti.Volume(array, affine, spacing_known=known, scheme=scheme)
 
 
 @contextlib.contextmanager

@@ -126,6 +126,28 @@ def _rescale(array, slope, intercept):
     return (array * np.float64(slope) + intercept).astype(np.float32)
 
 
+_SCHEMES = {
+    "ct": ("CT",),
+    "mr": ("MR",),
+    "xray": ("CR", "DX", "IO", "MG", "PX", "RF", "RG", "XA"),
+    "spect_counts": ("NM", "PT"),
+    "ultrasound": ("US", "IVUS"),
+    "microscopy": ("SM", "GM"),
+}
+
+
+def scheme_of(modality, in_suv=False):
+    """Scheme of `config.SCHEMES` that DICOM's word for a modality stands for, or None.
+
+    Args:
+        modality: "CT", "PT", "DX", ...
+        in_suv: Whether the values are SUV; those of PET that are not have no fixed scale.
+    """
+    if modality == "PT" and in_suv:
+        return "pet_suv"
+    return next((scheme for scheme, words in _SCHEMES.items() if modality in words), None)
+
+
 def suv_factor(datasets):
     """What turns the rescaled PET values of a series into SUV by body weight.
 

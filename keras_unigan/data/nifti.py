@@ -51,12 +51,15 @@ class Volume:
         header: NIfTI header of the file that it came from, or None.
         spacing_known: Whether the file says how far voxels lie apart. Where it does not (PNG, a
             photograph), each axis counts 1 per voxel and distances are in pixels.
+        scheme: How the file's own tags say that its intensities are to be normalised, a name in
+            `config.SCHEMES`; None where it has no such tags.
     """
 
     array: np.ndarray
     affine: np.ndarray
     header: nib.Nifti1Header | None = None
     spacing_known: bool = True
+    scheme: str | None = None
 
     @property
     def shape(self):
@@ -243,12 +246,12 @@ def to_ras(volume):
     An image of one slice keeps its slice axis last. The world position of every voxel stays.
 
     Returns:
-        `Volume` without header.
+        `Volume` without header; its array may be a view of the same memory.
     """
     orientation = _orientation(volume.shape, volume.affine)
     array = nib.apply_orientation(volume.array, orientation)
     affine = volume.affine @ nib.orientations.inv_ornt_aff(orientation, volume.shape)
-    return Volume(np.ascontiguousarray(array), affine, spacing_known=volume.spacing_known)
+    return Volume(array, affine, spacing_known=volume.spacing_known)
 
 
 def from_ras(array, reference):

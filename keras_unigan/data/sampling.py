@@ -263,20 +263,25 @@ def hold(volume):
     return lambda key, first, count: volume[key][first : first + count], volume
 
 
-def example(source, start, patch):
+def example(source, start, patch, slices=1):
     """Cuts image and label map of one patch, and adds the volume's statistics.
 
     Args:
         source: What `pick` or `hold` returned.
         start: int32 (3,), first voxel (x, y, z); may be negative.
         patch: Three sizes. What lies outside the volume has its minimum, and 255 as its label.
+        slices: Odd number of slices of the image around a patch of depth 1; the label map is that
+            of the patch alone, in the middle.
     """
-    slices, facts = source
-    first, count = slab(start, patch, facts["shape"])
-    local = start - tf.stack([0, 0, first])
-    fills = {"image": facts["minimum"], "label_map": tf.constant(IGNORE, tf.uint8)}
+    read, facts = source
+    beside = slices // 2
+    places = {
+        "image": (start - [0, 0, beside], (*patch[:2], patch[2] + 2 * beside), facts["minimum"]),
+        "label_map": (start, patch, tf.constant(IGNORE, tf.uint8)),
+    }
     result = {"statistics": facts["statistics"]}
-    for key, fill in fills.items():
-        array = cut(slices(key, first, count), local, patch, fill)
-        result[key] = tf.ensure_shape(array, patch)
+    for key, (begin, size, fill) in places.items():
+        first, count = slab(begin, size, facts["shape"])
+        array = cut(read(key, first, count), begin - tf.stack([0, 0, first]), size, fill)
+        result[key] = tf.ensure_shape(array, size)
     return result

@@ -6,6 +6,7 @@ from keras_unigan.losses.adversarial import (
     gradient_penalty,
     hinge_critic_loss,
     hinge_generator_loss,
+    least_squares,
     least_squares_critic_loss,
     least_squares_generator_loss,
     local_image,
@@ -24,6 +25,7 @@ from keras_unigan.losses.consistency import (
     prototype_distillation,
     ramp,
     region_prototype_distillation,
+    sample_cycle,
 )
 from keras_unigan.losses.segmentation import (
     class_cross_entropy,
@@ -42,6 +44,7 @@ LOSSES = {
     "multi_scale_l1_level": multi_scale_l1_level,
     "multi_scale_l1_flat": multi_scale_l1_flat,
     "cycle": cycle,
+    "sample_cycle": sample_cycle,
     "identity": identity,
     "prototype_distillation": prototype_distillation,
     "region_prototype_distillation": region_prototype_distillation,
@@ -49,6 +52,7 @@ LOSSES = {
     "wasserstein_generator_loss": wasserstein_generator_loss,
     "hinge_critic_loss": hinge_critic_loss,
     "hinge_generator_loss": hinge_generator_loss,
+    "least_squares": least_squares,
     "least_squares_critic_loss": least_squares_critic_loss,
     "least_squares_generator_loss": least_squares_generator_loss,
     "minimax_critic_loss": minimax_critic_loss,

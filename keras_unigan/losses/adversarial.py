@@ -74,6 +74,22 @@ def least_squares_generator_loss(fake):
     return 0.5 * keras.ops.mean((fake - 1.0) ** 2)
 
 
+def least_squares(scores, goal):
+    """Mean squared distance of each sample's scores to a goal, where samples count apart.
+
+    Half the mean over real samples to 1 and fake ones to 0 is `least_squares_critic_loss`.
+
+    Args:
+        scores: `(batch, ...)`.
+        goal: 1 for real, 0 for fake.
+
+    Returns:
+        `(batch,)`, float32.
+    """
+    (scores,) = _float32(scores)
+    return keras.ops.mean((scores - goal) ** 2, axis=tuple(range(1, len(scores.shape))))
+
+
 def minimax_critic_loss(real, fake):
     """Minus `E log D(x) + E log(1 - D(G(z)))` with `D` the sigmoid of the scores.
 

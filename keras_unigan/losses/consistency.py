@@ -58,6 +58,20 @@ def cycle(image, reconstruction):
     return keras.ops.mean(abs(pair[0] - pair[1]))
 
 
+def sample_cycle(image, reconstruction):
+    """`cycle` of each sample, where samples count apart.
+
+    Args:
+        image: `(batch, *spatial, channels)`.
+        reconstruction: The same shape.
+
+    Returns:
+        `(batch,)`, float32.
+    """
+    (pair,) = _pairs([image], [reconstruction])
+    return _mean(abs(pair[0] - pair[1]))
+
+
 def identity(image, same):
     """Mean absolute difference of an image and its translation to its own modality.
 

@@ -33,7 +33,10 @@ class TranslationGame(AdversarialModel):
     """
 
     translates = True
-    watched = ("real_score", "fake_score", "domain_accuracy", "copy_ratio", "diversity")
+    watched: tuple[str, ...] = (
+        *("real_score", "fake_score", "domain_accuracy"),
+        *("copy_ratio", "diversity"),
+    )
     discriminator_terms = ("discriminator_loss", "penalty", "domain_loss")
     generator_terms = ("adversarial", "target_loss", "cycle")
 

@@ -1,6 +1,6 @@
 """NETWORKS: every network that a system can name; tensor in, tensor out."""
 
-from keras_unigan.networks.resnet import PatchDiscriminator, ResNetTranslator
+from keras_unigan.networks.resnet import PairTranslator, PatchDiscriminator, ResNetTranslator
 from keras_unigan.networks.segan import SegANCritic, SegANScalarCritic, SegANSegmentor
 from keras_unigan.networks.segan_isic import SegANISICCritic, SegANISICSegmentor
 from keras_unigan.networks.stargan import StarGANDiscriminator, StarGANGenerator
@@ -20,5 +20,6 @@ NETWORKS = {
     "UAGANGenerator": UAGANGenerator,
     "UnifiedGenerator": UnifiedGenerator,
     "ResNetTranslator": ResNetTranslator,
+    "PairTranslator": PairTranslator,
     "PatchDiscriminator": PatchDiscriminator,
 }

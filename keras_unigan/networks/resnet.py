@@ -1,4 +1,4 @@
-"""The residual translator and the patch discriminator of CycleGAN."""
+"""The residual translators and the patch discriminator of CycleGAN."""
 
 import keras
 
@@ -34,12 +34,13 @@ class ResNetTranslator(keras.Model):
             x = conv(DIMS)(filters * 2**level, 3, 2, name=f"down_{level}", **options)(x)
             x = _norm_relu(x, f"down_{level}")
         for block in range(blocks):
-            name = f"block_{block}"
-            y = conv(DIMS)(4 * filters, 3, name=f"{name}_conv_0", **options)(_reflect(x, 1))
-            y = _norm_relu(y, name)
-            y = conv(DIMS)(4 * filters, 3, name=f"{name}_conv_1", **options)(_reflect(y, 1))
-            y = instance_norm(f"{name}_norm_1")(y)
-            x = keras.layers.Add(name=f"{name}_sum")([x, y])
+            # Not `name`, which is the model's.
+            own = f"block_{block}"
+            y = conv(DIMS)(4 * filters, 3, name=f"{own}_conv_0", **options)(_reflect(x, 1))
+            y = _norm_relu(y, own)
+            y = conv(DIMS)(4 * filters, 3, name=f"{own}_conv_1", **options)(_reflect(y, 1))
+            y = instance_norm(f"{own}_norm_1")(y)
+            x = keras.layers.Add(name=f"{own}_sum")([x, y])
         for level in (1, 0):
             x = conv_transpose(DIMS)(filters * 2**level, 3, 2, name=f"up_{level}", **options)(x)
             # The mirror image of `down`: "same" would leave the map half a pixel aside.
@@ -61,6 +62,97 @@ class ResNetTranslator(keras.Model):
             "blocks": self.blocks,
             "name": self.name,
         }
+
+
+@keras.saving.register_keras_serializable(package="keras_unigan")
+class PairTranslator(keras.Model):
+    """Two residual translators, one for each direction between two modalities.
+
+    As a function of one image it gives both translations; `translate` picks the one that is asked
+    for.
+
+    Args:
+        channels: Channels of the image.
+        pair: Indices of the two modalities in the plan; the order tells the translators apart.
+        filters: Width of the first convolutions; the paper has 64.
+        blocks: Number of residual blocks of each.
+
+    Input shape: `(batch, height, width, channels)`; sides divisible by 4, and 8 or more.
+    Output shape: list of two `(batch, height, width, channels)`, float32 in [-1, 1]: the image as
+        of the second, and as of the first modality.
+    Reference: Zhu et al. 2017, CycleGAN, arXiv:1703.10593.
+
+    Raises:
+        ValueError: For a pair that is not of two modalities.
+    """
+
+    def __init__(self, channels=1, pair=(0, 1), filters=64, blocks=9, name="pair_translator"):
+        pair = tuple(pair)
+        if len(pair) != 2 or len(set(pair)) != 2 or min(pair) < 0:
+            raise ValueError(f"Expected a pair of two modalities, got {pair}.")
+        image = keras.Input((None, None, channels), name="image")
+        options = {"channels": channels, "filters": filters, "blocks": blocks}
+        outputs = []
+        for direction in ("forth", "back"):
+            # Built apart, the variables of both would have the same paths.
+            with keras.name_scope(direction):
+                outputs.append(ResNetTranslator(**options, name=direction)(image))
+        super().__init__(image, outputs, name=name)
+        self.channels, self.pair = channels, pair
+        self.filters, self.blocks, self.spatial_dims = filters, blocks, DIMS
+
+    @property
+    def forth(self):
+        """The translator from the first modality to the second."""
+        return self.get_layer("forth")
+
+    @property
+    def back(self):
+        """The translator from the second modality to the first."""
+        return self.get_layer("back")
+
+    def translate(self, image, source, target, training=False):
+        """Images in the modality `target`, float32.
+
+        An image that has that modality stays as it is, and one of unknown modality (-1) is taken
+        for the other one of the pair. NaN where source or target is a modality beyond the pair.
+
+        Args:
+            image: `(batch, height, width, channels)`.
+            source: int `(batch,)`.
+            target: int `(batch,)`.
+            training: Whether the pass is one of training.
+        """
+        image = keras.ops.convert_to_tensor(image)
+        source, target = (keras.ops.convert_to_tensor(d) for d in (source, target))
+        result = keras.ops.full_like(keras.ops.cast(image, "float32"), float("nan"))
+        first, second = self.pair
+        ways = ((self.forth, first, second), (self.back, second, first))
+        for network, here, there in ways:
+            asked = (target == there) & ((source == here) | (source == -1))
+            # A batch mostly asks for one direction only.
+            made = keras.ops.cond(
+                keras.ops.any(asked),
+                lambda network=network: network(image, training=training),
+                lambda: keras.ops.zeros_like(keras.ops.cast(image, "float32")),
+            )
+            result = keras.ops.where(_column(asked), made, result)
+        own = (source == target) & ((target == first) | (target == second))
+        return keras.ops.where(_column(own), keras.ops.cast(image, "float32"), result)
+
+    def get_config(self):
+        return {
+            "channels": self.channels,
+            "pair": list(self.pair),
+            "filters": self.filters,
+            "blocks": self.blocks,
+            "name": self.name,
+        }
+
+
+def _column(truth):
+    """`(batch,)` as `(batch, 1, 1, 1)`."""
+    return keras.ops.reshape(truth, (-1, 1, 1, 1))
 
 
 def _reflect(x, width):

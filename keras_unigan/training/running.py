@@ -15,7 +15,7 @@ from keras_unigan import callbacks
 from keras_unigan.config import Experiment, Plan, read_json, write_json
 from keras_unigan.data import audit, datasets
 from keras_unigan.errors import CodedError
-from keras_unigan.training import transfer
+from keras_unigan.training import fitting, transfer
 from keras_unigan.training.building import build_model, translates
 from keras_unigan.training.devices import Workers, strategy_for
 from keras_unigan.training.session import Session
@@ -134,7 +134,7 @@ def describe(experiment):
     return result
 
 
-def run(experiment, resume=False, overwrite=False, quiet=False, console=None):
+def run(experiment, resume=False, overwrite=False, quiet=False, console=None, memory_gib=None):
     """Trains a system and fills its run folder (see `RUN_FILES`).
 
     `network.keras` is the averaged segmentor at its best validation Dice, or the last one when
@@ -149,6 +149,7 @@ def run(experiment, resume=False, overwrite=False, quiet=False, console=None):
         overwrite: Replace an earlier run in the folder.
         quiet: Print no progress.
         console: `rich.console.Console` for progress; None is standard output.
+        memory_gib: GiB of memory that the run may take; None takes what is free.
 
     Returns:
         Dict: `output`, `model`, `epochs`, `steps`, `seconds`, `best_dice` (NaN without validation),
@@ -157,8 +158,9 @@ def run(experiment, resume=False, overwrite=False, quiet=False, console=None):
     Raises:
         CodedError: KUG-E02 when the folder is not empty; KUG-T04 when there is nothing to resume or
             it had other settings, or `init_from` is of another architecture; KUG-T02 when its
-            budget is used up, or for settings that do not fit; KUG-T05 when no step of an epoch was
-            finite; as `datasets.load`.
+            budget is used up, or for settings that do not fit; KUG-T06 when memory will not hold
+            a step (of one replica; see `fitting.check_memory`); KUG-T05 when no step of an epoch
+            was finite; as `datasets.load`.
         KeyboardInterrupt: As it came; the last checkpoint is whole.
     """
     started, folder, workers = time.monotonic(), Path(experiment.output), Workers.read()
@@ -185,6 +187,9 @@ def run(experiment, resume=False, overwrite=False, quiet=False, console=None):
             )
     seen = audit.Seen()
     train, val, plan, model = _parts(experiment, state.steps, seen)
+    if workers.count == experiment.replicas == 1:
+        limit = None if memory_gib is None else int(memory_gib * 2**30)
+        fitting.check_memory(experiment, plan, model, train.element_spec, limit)
     report = None
     if resume:
         _check_plan(plan, folder)

@@ -72,7 +72,7 @@ def test_detect(tmp_path):
     (tmp_path / "a.txt").write_text("x")
     assert readers.detect(tmp_path) == "folder"
     assert readers.detect(tmp_path / "a.csv") == "csv"
-    assert set(readers.READERS) == {"folder", "csv", "bids", "msd", "nnunet", "brats"}
+    assert set(readers.READERS) == {"folder", "csv", "bids", "msd", "nnunet", "brats", "paired"}
     with pytest.raises(CodedError, match=r"KUG-D01 .*a file that is no CSV"):
         readers.detect(tmp_path / "a.txt")
     with pytest.raises(CodedError, match=r"KUG-D01 .*b.csv: .*did you mean 'a.csv'"):

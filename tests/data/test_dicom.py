@@ -11,6 +11,7 @@ import pytest
 from dicoms import CANARY, dataset, item, place, save, write_series
 from grids import ORIENTATIONS, oblique_affine, oriented, world_ramp
 
+from keras_unigan.config import SCHEMES
 from keras_unigan.data import dicom, dicom_values, nifti, volumes
 from keras_unigan.errors import CodedError
 
@@ -256,6 +257,7 @@ def test_hounsfield_stays_integer(tmp_path):
     volume = dicom.read(tmp_path / "a.dcm")
     assert volume.array.dtype == np.int16
     np.testing.assert_array_equal(volume.array[..., 0].T, values.astype(int) - 1024)
+    assert volume.scheme == "ct"
     assert dicom.read(tmp_path / "a.dcm").spacing_known
 
 
@@ -346,7 +348,22 @@ def pet(**changes):
 )
 def test_pet_is_suv(changes, expected, tmp_path):
     save(tmp_path / "p.dcm", pet(**changes))
-    np.testing.assert_allclose(dicom.read(tmp_path / "p.dcm").array, expected, rtol=1e-5)
+    volume = dicom.read(tmp_path / "p.dcm")
+    np.testing.assert_allclose(volume.array, expected, rtol=1e-5)
+    assert volume.scheme == "pet_suv"
+
+
+@pytest.mark.parametrize(
+    ("word", "scheme"),
+    [
+        *(("CT", "ct"), ("MR", "mr"), ("DX", "xray"), ("MG", "xray"), ("NM", "spect_counts")),
+        *(("PT", "spect_counts"), ("US", "ultrasound"), ("SM", "microscopy"), ("OT", None)),
+    ],
+)
+def test_word_for_a_modality_names_its_scheme(word, scheme):
+    assert dicom_values.scheme_of(word) == scheme
+    assert scheme is None or scheme in SCHEMES
+    assert dicom_values.scheme_of(word, in_suv=True) == ("pet_suv" if word == "PT" else scheme)
 
 
 def test_philips_pet(tmp_path):
@@ -376,6 +393,7 @@ def test_pet_without_the_tags_stays_as_stored(changes, named, tmp_path):
     with pytest.warns(UserWarning, match=f"not SUV: .*{named}"):
         volume = dicom.read(tmp_path / "p.dcm")
     np.testing.assert_array_equal(volume.array, 2000)
+    assert volume.scheme == "spect_counts"
 
 
 @pytest.mark.parametrize(

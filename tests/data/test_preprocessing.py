@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from grids import ORIENTATIONS, oblique_affine, oriented, world_ramp
+from scipy import ndimage
 
 from keras_unigan.config import Configuration, Labels, Normalization, Plan
 from keras_unigan.data import nifti, preprocessing
@@ -308,3 +309,41 @@ def test_real_background_is_the_minimum(unigan_data):
     mask = nifti.read(folder / "brainmask.nii.gz")
     brain = preprocessing.encode_labels(mask.array, Labels(classes={"brain": (1,)}), "mask")
     np.testing.assert_array_equal(preprocessing.nonbackground(image.array), brain == 1)
+
+
+def blobs(shape, affine):
+    """Two balls in the world, one in the middle of the other, and the place of each voxel."""
+    index = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"), axis=-1)
+    world = index @ affine[:3, :3].T + affine[:3, 3]
+    # The middle of the grid, so that coarse voxels are cut alike on both sides.
+    centre = affine[:3, :3] @ ((np.array(shape) - 1) / 2) + affine[:3, 3]
+    organ = np.linalg.norm(world - centre, axis=-1) < 9
+    lesion = np.linalg.norm(world - centre, axis=-1) < 5
+    return np.where(lesion, 2, organ).astype(np.uint8), world
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS[::11], ids=lambda o: str(o.ravel()))
+@pytest.mark.parametrize("spacing", [(0.4, 0.75, 1.5), (1.3, 1.1, 2.0), (1.6, 3.0, 6.0)])
+def test_labels_through_the_grid_and_back(orientation, spacing):
+    """Only voxels within one target voxel of a border may change, and nothing moves."""
+    shape, affine = (36, 24, 14), oblique_affine()
+    truth, world = blobs(shape, affine)
+    _, stored = oriented(shape, affine, orientation)
+    image = nifti.Volume(nib.apply_orientation(world @ np.ones(3), orientation), stored)
+    label = nifti.Volume(nib.apply_orientation(truth, orientation), stored)
+    prepared = preprocessing.prepare(image, make_plan(spacing), label, "case")
+    one_hot = np.eye(3, dtype=np.float32)[prepared.label_map]
+    restored = preprocessing.restore(one_hot, prepared).argmax(-1)
+    native = nifti.from_ras(restored, image)
+    back = nib.apply_orientation(native, nib.orientations.ornt_transform(
+        nib.io_orientation(stored), nib.io_orientation(affine)))  # fmt: skip
+    steps = np.ceil(np.maximum(np.divide(spacing, (0.8, 1.5, 3.0)), 1)).astype(int)
+    reach = tuple(2 * steps + 1)
+    near = ndimage.maximum_filter(truth, reach) != ndimage.minimum_filter(truth, reach)
+    assert not (back != truth)[~near].any()
+    for index, radius in ((1, 9), (2, 5)):
+        here, there = (world[m == index].mean(axis=0) for m in (truth, back))
+        # An offset of half a voxel would be 0.4 mm at least, of half a target voxel more.
+        assert np.linalg.norm(here - there) < 0.15
+        volumes = [(m >= index).sum() for m in (truth, back)]
+        assert abs(volumes[1] / volumes[0] - 1) < 0.4 * max(spacing) / radius

@@ -196,3 +196,25 @@ def test_manifest_refuses_what_is_no_manifest(shards, tmp_path_factory):
     (shards / "shards.json").write_text("{")
     with pytest.raises(CodedError, match=r"KUG-D08 .*not JSON"):
         load(shards)
+
+
+def test_a_volume_that_no_record_can_hold(monkeypatch):
+    image = random_image("int16", (10, 10, 10))
+    label_map = np.zeros(image.shape, np.uint8)
+    monkeypatch.setattr(records, "RECORD_LIMIT", 3000)
+    assert records.to_example(CASE, make_prepared(image, label_map))
+    monkeypatch.setattr(records, "RECORD_LIMIT", 2999)
+    with pytest.raises(CodedError, match=r"KUG-D35 sub_2_t1: found 10 x 10 x 10 voxels of int16"):
+        records.to_example(CASE, make_prepared(image, label_map))
+
+
+def test_the_documented_schema_is_that_of_the_records(root):
+    rows = (root / "docs" / "shards.md").read_text().split("## Record")[1].split("## ")[0]
+    documented = {}
+    for line in rows.splitlines():
+        if line.startswith("| `"):
+            key, kind, shape = (cell.strip(" `") for cell in line.strip("|").split("|")[:3])
+            documented[key] = kind, [int(shape)] if shape.isdigit() else []
+    names = {"string": "bytes", "int64": "int64", "float32": "float"}
+    schema = {k: (names[f["type"]], f["shape"]) for k, f in records.schema().items()}
+    assert documented == schema

@@ -28,7 +28,8 @@ def facts(study):
     """All that a study says but where its files lie."""
     scheme = [(n, study.labels.file_values(n)) for n in study.labels.foreground]
     rows = [(c.subject, c.modality, c.split, c.site, c.visit, c.label is None) for c in study.cases]
-    return study.name, study.modalities, study.labels.overlapping, scheme, rows
+    head = study.name, study.modalities, study.labels.overlapping, study.normalization
+    return head, scheme, rows
 
 
 def assert_same(first, second):
@@ -84,7 +85,8 @@ def paired(tmp_path_factory):
     ]
     modalities = ("seg", "t1", "t1w", "t1c", "flair", "t1_post", "t1post", "never")
     labels = Labels(regions={"whole": (1, 2), "core": (2,)})
-    return Study("Odd\tnames", modalities, labels, tuple(found), folder=str(folder))
+    schemes = {"never": "ultrasound", "t1c": "mr"}
+    return Study("Odd\tnames", modalities, labels, tuple(found), str(folder), schemes)
 
 
 @pytest.mark.parametrize("layout", writers.WRITERS)

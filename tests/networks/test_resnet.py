@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from checks import cheap_weights, check_network, golden, maps, parameters, random
 
-from keras_unigan.networks import PatchDiscriminator, ResNetTranslator
+from keras_unigan.networks import PairTranslator, PatchDiscriminator, ResNetTranslator
 
 
 @pytest.mark.parametrize(("classes", "count"), [(None, 11_365_633), (7, 11_384_455)])
@@ -97,3 +97,43 @@ def test_golden_values():
     np.testing.assert_allclose(found, [[0.79822, 0.75371, 0.89401]], atol=1e-4)
     found = golden(PatchDiscriminator(filters=4), (1, 8, 12, 1))
     np.testing.assert_allclose(found, [[0.84766, 0.95097, 0.4976]], atol=1e-4)
+
+
+def test_the_name_is_the_one_given():
+    assert ResNetTranslator(filters=2, blocks=1, name="other").name == "other"
+
+
+# Two translators in one.
+
+
+def test_pair_translator(tmp_path, monkeypatch):
+    check_network(
+        PairTranslator,
+        {"channels": 2, "pair": (2, 0), "filters": 4, "blocks": 1},
+        [(2, 12, 16, 2), (1, 16, 8, 2)],
+        lambda shape: [shape, shape],
+        tmp_path,
+        cancelled=("first/bias", "down_1/bias", "down_2/bias", "_conv_", "up_1/bias", "up_0/bias"),
+    )
+    paths = [v.path for v in PairTranslator(filters=2, blocks=1).weights]
+    assert len(set(paths)) == len(paths)
+    cheap_weights(monkeypatch)
+    assert parameters(PairTranslator()) == 2 * 11_365_633
+
+
+def test_a_pair_serves_two_modalities_and_says_nothing_of_a_third():
+    network = PairTranslator(pair=(2, 0), filters=2, blocks=0)
+    image = random((6, 8, 8, 1))
+    forth, back = network(image)
+    found = network.translate(image, np.array([2, 0, -1, 0, 1, 2]), np.array([0, 2, 0, 0, 0, 1]))
+    found = found.numpy()
+    np.testing.assert_allclose(found[[0, 2]], forth.numpy()[[0, 2]], atol=1e-6)
+    np.testing.assert_allclose(found[1], back.numpy()[1], atol=1e-6)
+    np.testing.assert_array_equal(found[3], image[3])
+    assert np.isnan(found[4:]).all()
+
+
+@pytest.mark.parametrize("pair", [(0,), (1, 1), (-1, 0)])
+def test_a_pair_is_of_two_modalities(pair):
+    with pytest.raises(ValueError, match="Expected a pair of two modalities"):
+        PairTranslator(pair=pair)

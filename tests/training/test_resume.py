@@ -95,6 +95,7 @@ def test_a_killed_process_goes_on_as_if_nothing_had_been(experiment, tmp_path):
         ("uagan", {"filters": 4, "levels": 2}),
         ("unigan", {"filters": 4, "strides": [[2, 2], [2, 2]]}),
         ("stargan+segan", {"filters": 4}),
+        ("cyclegan", {"filters": 4, "blocks": 1}),
     ],
 )
 def test_many_kills_change_nothing_with_deterministic(experiment, tmp_path, model, network):

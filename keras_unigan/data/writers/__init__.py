@@ -71,7 +71,9 @@ def convert(study, layout, output, overwrite=False, dry_run=False):
 def _write(study, layout, path):
     """Writes, reads back with the layout's reader alone, and notes what is then missing."""
     written = WRITERS[layout](study, path)
-    wanted = Found(tuple(written.cases), study.labels, study.modalities, study.name)
+    wanted = Found(
+        tuple(written.cases), study.labels, study.modalities, study.name, study.normalization
+    )
     # The reader of an MSD file with few channels asks the sidecar for their names.
     early = {"version": sidecar.VERSION, "layout": layout, "files": written.files}
     sidecar.write(path, early)
