@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -282,9 +281,11 @@ def serve(options):
     access_log.addHandler(handler)
     access_log.setLevel(logging.INFO)
     access_log.propagate = False
-    over = threading.Event()
+    # Not a `threading.Event`: a handler runs in the main thread, and would wait for ever for the
+    # lock that this thread holds on its way into `wait`.
+    over, end = os.pipe()
     signals = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(number, lambda *_: over.set()) for number in signals]
+    before = [signal.signal(number, lambda *_: os.write(end, b"x")) for number in signals]
     try:
         try:
             server = Server(**vars(options)).start()
@@ -294,11 +295,13 @@ def serve(options):
             places = [f"gRPC {server.grpc_addr}"] * bool(server.grpc_addr)
             places += [f"REST {server.rest_url}"] * bool(server.rest_url)
             print(f"Serving {names}: {', '.join(places)}", file=sys.stderr, flush=True)
-            over.wait()
+            os.read(over, 1)
         finally:
             # A second signal ends the drain at once.
             for number, previous in zip(signals, before, strict=True):
                 signal.signal(number, previous)
+            os.close(over)
+            os.close(end)
         server.stop()
     finally:
         access_log.removeHandler(handler)

@@ -98,7 +98,10 @@ def test_train_takes_its_settings(tmp_path, monkeypatch):
     )
     # A resumed run remembers them all.
     assert unigan(*start, "--resume") == 0
-    assert seen[1] == (found, {"resume": True, "overwrite": False, "quiet": False})
+    assert seen[1] == (
+        found,
+        {"resume": True, "overwrite": False, "quiet": False, "memory_gib": None},
+    )
     assert unigan(*start, "--horizon", 0) == 2
     assert unigan(*start, "--accumulate", 0) == 2
     assert unigan(*start, "--augment", "some") == 2

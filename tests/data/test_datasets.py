@@ -374,7 +374,7 @@ def test_three_dimensions(shards):
     assert batch["label_map"].shape == batch["image"].shape[:-1]
 
 
-@pytest.mark.parametrize("cache", [1.0, 0.0])
+@pytest.mark.parametrize("cache", [1.0, pytest.param(0.0, marks=pytest.mark.slow)])
 def test_stacks_show_the_slices_beside(shards, plain, cache):
     """2.5-D: the middle channel is the 2-D patch, the others its neighbours, of the same shards."""
     options = dataclasses.replace(OPTIONS, augment="none", unknown_fraction=0.0)

@@ -166,7 +166,7 @@ def test_the_paper_form_uses_rmsprop():
 @pytest.mark.parametrize("game", [supervised, segan])
 def test_the_learning_rate_of_the_defaults_can_be_chosen(game):
     model = game()
-    model.compile(model.default_optimizers(0.0125))
+    model.compile(model.default_optimizers(0.0125, 0.0125))
     for role in model.roles:
         optimizer, rates = model.role_optimizer(role), []
         for step in range(0, model.total_steps, 10):

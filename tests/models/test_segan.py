@@ -66,7 +66,10 @@ def sgd():
 
 @pytest.mark.parametrize(
     ("options", "tolerance"),
-    [({}, 1e-5), ({**PAPER, "lambda_dice": 1.0, "critic_mode": "per_class"}, 1e-4)],
+    [
+        pytest.param({}, 1e-5, marks=pytest.mark.slow),
+        ({**PAPER, "lambda_dice": 1.0, "critic_mode": "per_class"}, 1e-4),
+    ],
     ids=["spectral norm", "batch norm"],
 )
 def test_two_replicas_equal_one(options, tolerance):
@@ -336,7 +339,7 @@ def test_settings_that_do_not_fit_are_named():
 def test_default_optimizers(options, kind, rate):
     model = game(**options)
     for given in (None, 0.25):
-        for optimizer in model.default_optimizers(given).values():
+        for optimizer in model.default_optimizers(given, given).values():
             assert type(optimizer) is kind
             assert float(optimizer.learning_rate) == pytest.approx(given or rate)
 

@@ -94,7 +94,13 @@ def sgd(kind):
     return {role: keras.optimizers.SGD(0.01, global_clipnorm=0.5) for role in kind.roles}
 
 
-@pytest.mark.parametrize("name", ["stargan", "uagan", "unigan", "stargan+segan"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("uagan", "unigan"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("stargan", "stargan+segan")),
+    ],
+)
 def test_two_replicas_equal_one(name):
     kind, options = GAMES[name]
     options = {k: v for k, v in options.items() if k != "distillation_weight"}
@@ -110,7 +116,7 @@ def without(model, **weights):
     return model
 
 
-@pytest.mark.parametrize("name", ["stargan", "uagan"])
+@pytest.mark.parametrize("name", ["stargan", pytest.param("uagan", marks=pytest.mark.slow)])
 def test_micro_batches_move_as_the_whole_batch_does(name):
     kind, options = GAMES[name]
     data = batch(plan(), unlabelled=False)

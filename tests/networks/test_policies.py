@@ -26,6 +26,7 @@ TINY = {
     "UnifiedGenerator": {"filters": 4, "strides": ((2, 2),) * 2, "conditioning": "film+difference"},
     "ResNetTranslator": {"filters": 4, "blocks": 1},
     "PatchDiscriminator": {"filters": 4},
+    "PairTranslator": {"filters": 4, "blocks": 1},
 }
 SOLID = {
     "UNet": {"filters": 4, "levels": 2},

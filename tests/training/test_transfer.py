@@ -124,7 +124,7 @@ def test_the_unknown_code_stays_last(tmp_path, conditioning):
 
 
 def test_planes_keep_their_place_behind_local_contrast(tmp_path):
-    network = {**SMALL["unigan"], "local_contrast": True}
+    network = {**SMALL["unigan"], "local_contrast": True, "conditioning": "difference"}
     plan = make_plan(modalities=("ct", "t1", "t2"), size=32)
     source, model = (
         training.build_model("unigan", p, seed=s, network=network, compile=False)
@@ -148,7 +148,8 @@ def test_every_system_takes_another_study(tmp_path):
     model = build("unigan", plan, 2, critic_mode="joint")
     roles = transfer.initialize(model, plan, tmp_path / "a")["roles"]
     assert not any(done["fresh"] for done in roles.values())
-    assert [len(done["extended"]) for done in roles.values()] == [2, 1, 1]
+    # Of the generator: the logits, and scale and offset at two norms of the translation.
+    assert [len(done["extended"]) for done in roles.values()] == [5, 1, 1]
 
 
 def test_regions_have_no_part_in_classes(tmp_path):
