@@ -226,6 +226,8 @@ def test_the_network_of_a_run_comes_back(whole):
         np.testing.assert_array_equal(again(image), network(image))
 
 
+# A killed process that goes on, in training/test_resume.py, always runs.
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_as_if_nothing_had_been(whole, shards, tmp_path):
     folder = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
@@ -243,6 +245,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(whole, shards, tmp_pa
     assert statuses == ["interrupted", "finished"]
 
 
+@pytest.mark.slow
 def test_more_budget_does_not_bend_the_schedules(whole, shards, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(whole[0], folder)
@@ -274,6 +277,7 @@ def test_a_compiled_step_computes_the_same(plan):
     np.testing.assert_allclose(*losses, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_two_replicas_train_as_one_does(whole, shards, tmp_path):
     folder = tmp_path / "run"
     training.run(experiment(shards, folder, replicas=2), quiet=True)

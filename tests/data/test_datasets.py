@@ -118,6 +118,7 @@ def test_another_seed_gives_another_sequence(shards, sequence):
     assert not equal(load(shards, 12, seed=1), sequence)
 
 
+@pytest.mark.slow
 def test_streams_go_on_over_many_volumes(monkeypatch, shards):
     monkeypatch.setattr(datasets, "STREAM_VOLUMES", 2)
     monkeypatch.setattr(datasets, "STREAM_PATCHES", 3)
@@ -337,7 +338,15 @@ def test_a_share_of_samples_is_normalised_as_of_unknown_modality(shards, plain, 
 
 # 16 is less than the volumes (about 33 x 27 x 6) and no divisor of theirs, 64 is more.
 @pytest.mark.parametrize(
-    ("patch", "cache"), [((16, 16), 1.0), ((16, 16), 0.0), ((64, 64), 1.0), ((16, 16, 4), 1.0)]
+    ("patch", "cache"),
+    [
+        ((16, 16), 1.0),
+        ((16, 16, 4), 1.0),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (((16, 16), 0.0), ((64, 64), 1.0))
+        ),
+    ],
 )
 def test_validation_covers_every_voxel_once(shards, patch, cache):
     options, dims = dataclasses.replace(OPTIONS, patch_size=patch, batch_size=5), len(patch)

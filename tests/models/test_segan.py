@@ -45,7 +45,9 @@ def game(a_plan=None, segmentor=SegANSegmentor, spatial_dims=2, **options):
     ("options", "labels", "spatial_dims"),
     [
         ({"lambda_dice": 0.5, "ema_decay": 0.9, "name": "other_name"}, None, 2),
-        ({**PAPER, "weighting": "flat", "clip_value": 0.1}, REGIONS, 2),
+        pytest.param(
+            *({**PAPER, "weighting": "flat", "clip_value": 0.1}, REGIONS, 2), marks=pytest.mark.slow
+        ),
         ({"include_input": False, "critic_mode": "per_class"}, None, 3),
         ({"critic_mode": "joint", "ce_weight": 1.0, "total_steps": 7}, REGIONS, 2),
     ],
@@ -364,7 +366,8 @@ def test_skin_lesion_form_plays():
 
 
 @pytest.mark.parametrize(
-    ("steps", "goal"), [(60, 0.8), pytest.param(400, 0.93, marks=pytest.mark.slow)]
+    ("steps", "goal"),
+    [pytest.param(*case, marks=pytest.mark.slow) for case in ((60, 0.8), (400, 0.93))],
 )
 def test_learns_a_phantom_of_two_contrasts(steps, goal):
     keras.utils.set_random_seed(0)

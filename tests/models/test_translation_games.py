@@ -72,7 +72,10 @@ GAMES = {
 }
 
 
-@pytest.mark.parametrize("name", GAMES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] if n == "stargan multi" else []) for n in GAMES],
+)
 def test_game(tmp_path, name):
     kind, options = GAMES[name]
     a_plan = plan(REGIONS if name == "unified" else None)
@@ -97,8 +100,8 @@ def sgd(kind):
 @pytest.mark.parametrize(
     "name",
     [
-        *("uagan", "unigan"),
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("stargan", "stargan+segan")),
+        "unigan",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("stargan", "uagan", "stargan+segan")),
     ],
 )
 def test_two_replicas_equal_one(name):
