@@ -24,9 +24,10 @@ $(VENV)/.installed: $(BIN)/python $(METADATA)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[pipelines,serving]"
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
+# In one go: two would resolve everything twice.
+$(VENV)/.installed-dev: $(BIN)/python $(METADATA)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[pipelines,serving,bench,dev]"
-	@touch $@
+	@touch $(VENV)/.installed $@
 
 quickstart: $(VENV)/.installed
 	$(BIN)/unigan demo --overwrite -o $(DEMO)

@@ -366,8 +366,7 @@ def test_skin_lesion_form_plays():
 
 
 @pytest.mark.parametrize(
-    ("steps", "goal"),
-    [pytest.param(*case, marks=pytest.mark.slow) for case in ((60, 0.8), (400, 0.93))],
+    ("steps", "goal"), [(60, 0.8), pytest.param(400, 0.93, marks=pytest.mark.slow)]
 )
 def test_learns_a_phantom_of_two_contrasts(steps, goal):
     keras.utils.set_random_seed(0)

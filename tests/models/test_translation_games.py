@@ -406,7 +406,8 @@ def test_networks_of_other_modalities_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("steps", "goal"), [(40, 0.4), pytest.param(300, 0.85, marks=pytest.mark.slow)]
+    ("steps", "goal"),
+    [pytest.param(*case, marks=pytest.mark.slow) for case in ((40, 0.4), (300, 0.85))],
 )
 def test_unigan_learns_two_inverted_contrasts(steps, goal):
     a_plan, options = plan(phantoms.LABELS, size=48), {"critic_mode": "joint"}
