@@ -218,6 +218,7 @@ def test_one_modality_cannot_be_translated(shards, tmp_path):
         datasets.load(folder, options=OPTIONS, translating=True)
 
 
+@pytest.mark.slow
 def test_real_images_are_those_of_the_modality_itself(shards):
     options = dataclasses.replace(OPTIONS, augment="contrast", unknown_fraction=0.3)
     found = load(shards, 12, options, translating=True)

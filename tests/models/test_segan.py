@@ -74,6 +74,7 @@ def sgd():
     ],
     ids=["spectral norm", "batch norm"],
 )
+@pytest.mark.slow
 def test_two_replicas_equal_one(options, tolerance):
     a_plan = plan()
     batches = [batch(a_plan, seed=s) for s in range(3)]

@@ -82,6 +82,7 @@ def test_game(tmp_path, name):
     check_game(lambda: game(kind, a_plan, **options), batch(a_plan), tmp_path)
 
 
+@pytest.mark.slow
 def test_three_dimensions():
     a_plan = plan(spatial_dims=3, size=8)
     model = game(UniGAN, a_plan, 3, adversarial="wgan_gp", shape_ramp=0.0)
@@ -120,6 +121,7 @@ def without(model, **weights):
 
 
 @pytest.mark.parametrize("name", ["stargan", pytest.param("uagan", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_micro_batches_move_as_the_whole_batch_does(name):
     kind, options = GAMES[name]
     data = batch(plan(), unlabelled=False)

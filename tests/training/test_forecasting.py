@@ -166,6 +166,7 @@ def test_workers_are_not_probed(experiment, tmp_path, monkeypatch):
         forecasting.forecast(experiment(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_dry_run_probes_and_writes_nothing(experiment, shards, tmp_path, capsys):
     chosen = experiment(tmp_path / "run")
     settings = [f"train.{n}={getattr(chosen.train, n)}" for n in ("batch_size", "steps_per_epoch")]
