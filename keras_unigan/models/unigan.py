@@ -13,7 +13,7 @@ from keras_unigan.models.schedules import cosine
 from keras_unigan.models.translation import TranslationGame
 from keras_unigan.models.unified import UnifiedGAN
 
-ADVERSARY_RATE = 5e-4
+ADVERSARY_RATE = 1e-4
 
 
 @keras.saving.register_keras_serializable(package="keras_unigan")
@@ -23,8 +23,8 @@ class UniGAN(MaskedCritic, UnifiedGAN):
     Order of the moves: discriminator, critic, generator.
 
     Images without labels teach the segmentation too (`consistency`): the averaged network is a
-    teacher that sees them equalized and undisturbed, and the generator, which sees them in their
-    own or in a random contrast, is to find what the teacher was sure of.
+    teacher that sees them equalized (`plan.unknown`) but in no random contrast, and the generator,
+    which sees them as the batch has them, is to find what the teacher was sure of.
 
     Args:
         generator: Network from image and code to logits and image.
