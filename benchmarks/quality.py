@@ -4,18 +4,17 @@
 Everything is trained, tuned and chosen within `unpaired_train`; `paired_val` is only tested on.
 """
 
-import argparse
 import csv
 import dataclasses
 import itertools
 import json
-import os
 import statistics
-import time
 from pathlib import Path
 
-from keras_unigan import evaluation, training
-from keras_unigan.config import Experiment, Labels, Study, TrainOptions, read_json
+import comparing
+
+from keras_unigan import evaluation
+from keras_unigan.config import Experiment, Labels, Study, TrainOptions
 from keras_unigan.data import cases
 from keras_unigan.pipelines import preprocess
 
@@ -188,23 +187,9 @@ def key_of(row):
 def one(system, setting, seed, options):
     """Trains and scores one run; returns its row."""
     shards, whole, folder = prepared(options.data, setting, options.work)
-    budget = f"{options.steps}x{options.batch}_width{options.filters}"
-    output = folder / "runs" / f"{system}{options.tag}_{seed}_{budget}".replace(" ", "_")
-    started = time.perf_counter()
+    output = comparing.run_folder(folder, system, seed, options)
     experiment = experiment_of(system, setting, seed, options, shards, output)
-    resume = (output / "checkpoints" / "state.json").is_file()
-    finished = False
-    if resume:
-        before = dataclasses.replace(Experiment.load(output / "config.json"), horizon=None)
-        if before != experiment:
-            raise SystemExit(
-                f"{output} was trained with other settings: give --tag a name for these"
-            )
-        entries = output / "run.json"
-        finished = entries.is_file() and read_json(entries)[-1]["status"] == "finished"
-    if not finished:
-        training.run(experiment, resume=resume, overwrite=not resume, quiet=options.quiet)
-    seconds = time.perf_counter() - started
+    seconds = comparing.train(experiment, options.quiet)
     with (output / "history.csv").open(newline="") as file:
         history = list(csv.DictReader(file))
     row = {
@@ -234,7 +219,7 @@ def one(system, setting, seed, options):
 
 def run(options):
     """Adds the rows that are missing."""
-    rows = read_rows(options.rows)
+    rows = comparing.read_rows(options.rows)
     done = {(*key_of(row), row.get("tag", "")) for row in rows}
     wanted = itertools.product(options.seeds, options.settings, options.systems)
     for seed, setting, system in wanted:
@@ -242,15 +227,7 @@ def run(options):
         if key in done:
             continue
         row = one(system, setting, seed, options)
-        with open(options.rows, "a") as file:
-            file.write(json.dumps(row) + "\n")
-        print(json.dumps(row), flush=True)
-
-
-def read_rows(path):
-    """Rows so far."""
-    path = Path(path)
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+        comparing.add_row(options.rows, row)
 
 
 def individuals(rows):
@@ -272,9 +249,9 @@ def individuals(rows):
 
 def table(options):
     """Prints a Markdown table for each setting and budget: mean and spread over seeds."""
-    groups, rows = {}, read_rows(options.rows)
+    groups, rows = {}, comparing.read_rows(options.rows)
     rows = [row for row in rows if not row["setting"].startswith("only ")]
-    for row in [*rows, *individuals(read_rows(options.rows))]:
+    for row in [*rows, *individuals(comparing.read_rows(options.rows))]:
         if "test" in row:
             budget = (row["setting"], row["steps"], row["batch"], row["filters"])
             groups.setdefault(budget, {}).setdefault(row["system"] + row["tag"], []).append(row)
@@ -299,25 +276,9 @@ def spread(values):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("action", choices=("run", "table"), nargs="?", default="table")
+    parser = comparing.parser(__doc__, ROWS)
     parser.add_argument("--systems", type=lambda s: s.split(";"), default=list(SYSTEMS))
     parser.add_argument("--settings", type=lambda s: s.split(";"), default=["full"])
-    parser.add_argument("--seeds", type=lambda s: [int(n) for n in s.split(",")], default=[0])
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--filters", type=int, default=16)
-    parser.add_argument("--steps_per_epoch", type=int, default=100)
-    parser.add_argument("--augment", default="light")
-    parser.add_argument("--learning_rate", type=float)
-    parser.add_argument("--game", default="{}", help="JSON: further options of every game")
-    parser.add_argument("--train", default="{}", help="JSON: further options of training")
-    parser.add_argument("--network", default="{}", help="JSON: further options of the segmentor")
-    parser.add_argument("--tag", default="", help="tells apart rows of other options")
-    parser.add_argument("--work", default="quality_runs")
-    parser.add_argument("--rows", default=str(ROWS))
-    parser.add_argument("--data", default=os.environ.get("UNIGAN_DATA", "../shared/data"))
-    parser.add_argument("--quiet", action="store_true")
     options = parser.parse_args()
     {"run": run, "table": table}[options.action](options)
 

@@ -330,9 +330,12 @@ def write(path, array, reference=None, affine=None, description=""):
     path = Path(path)
     if not path.name.endswith((".nii", ".nii.gz")):
         raise ValueError(f"Expected path ending in .nii or .nii.gz, got {path.name!r}.")
-    data = encode(array, reference, affine, description)
-    if path.name.endswith(".gz"):
-        data = gzip.compress(data, 6, mtime=0)
+    write_bytes(path, encode(array, reference, affine, description))
+
+
+def write_bytes(path, data):
+    """Writes through a rename, compressed if the name says so, without gzip's name and time."""
+    data = gzip.compress(data, 6, mtime=0) if path.name.endswith(".gz") else data
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -22,6 +22,7 @@ from pathlib import Path
 import nibabel as nib
 
 from keras_unigan.config import Study, write_json
+from keras_unigan.data import nifti
 from keras_unigan.data.checks import identity, voxels
 from keras_unigan.errors import CodedError
 
@@ -162,7 +163,7 @@ def scrub(source, output, mapping=None, seed=0, dry_run=False):
             continue
         emptied.update(fields)
         if not dry_run:
-            _write(target / name, data)
+            nifti.write_bytes(target / name, data)
     beside = _sidecars(known, names)
     for path, name in beside.items():
         kept, dropped = identity.technical(_sidecar(path))
@@ -198,18 +199,6 @@ def _refuse_in_place(source, output, mapping):
                 "KUG-E02", mapping, "a mapping among the scrubbed files", "another place",
                 "Who has both can undo the scrubbing.", "--mapping OTHER_FOLDER/mapping.json",
             )  # fmt: skip
-
-
-def _write(path, data):
-    """Writes through a rename, compressed if the name says so, without gzip's name and time."""
-    data = gzip.compress(data, 6, mtime=0) if path.name.endswith(".gz") else data
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _sidecar(path):
