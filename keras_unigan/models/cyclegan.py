@@ -4,9 +4,9 @@ import keras
 import tensorflow as tf
 
 from keras_unigan.losses import least_squares, sample_cycle
-from keras_unigan.models.base import Move
 from keras_unigan.models.masked import check_weights
 from keras_unigan.models.schedules import constant_then_linear
+from keras_unigan.models.stepping import Move
 from keras_unigan.models.translation import TranslationGame
 
 RATE = 2e-4

@@ -4,8 +4,9 @@ import keras
 import tensorflow as tf
 
 from keras_unigan.losses import class_cross_entropy, region_cross_entropy, soft_dice
-from keras_unigan.models.base import AdversarialModel, Move
+from keras_unigan.models.base import AdversarialModel
 from keras_unigan.models.masked import MaskedCritic, check_weights
+from keras_unigan.models.stepping import Move
 
 # RMSProp's rate of the published form, Adam's of the skin-lesion form and of the practical one. On
 # 64x64 phantoms at width 32, 300 steps of 8, Adam gave Dice 0.942, 0.949 and 0.942 at 5e-4, 1e-3
@@ -54,6 +55,7 @@ class SegAN(MaskedCritic, AdversarialModel):
     """
 
     roles = ("segmentor", "critic")
+    labelled_fraction = 1.0
     terms = ("loss", "critic_loss", "multi_scale_l1", "dice_loss", "ce_loss")
 
     def __init__(

@@ -10,9 +10,10 @@ from keras_unigan.losses import (
     region_cross_entropy,
     soft_dice,
 )
-from keras_unigan.models.base import AdversarialModel, Move
+from keras_unigan.models.base import AdversarialModel
 from keras_unigan.models.masked import MaskedCritic, annotated_samples, check_weights
 from keras_unigan.models.segan import SPECTRAL_RATE
+from keras_unigan.models.stepping import Move
 
 
 @keras.saving.register_keras_serializable(package="keras_unigan")
@@ -44,6 +45,7 @@ class SegANScalar(MaskedCritic, AdversarialModel):
     """
 
     roles = ("segmentor", "critic")
+    labelled_fraction = 1.0
     terms = ("loss", "critic_loss", "adversarial_loss", "dice_loss", "ce_loss")
     masking = ("mask_mode", "shift")
 

@@ -5,9 +5,9 @@ import tensorflow as tf
 
 from keras_unigan.layers import segment_logits
 from keras_unigan.losses import ramp, soft_dice
-from keras_unigan.models.base import Move
 from keras_unigan.models.masked import MaskedCritic, check_weights
 from keras_unigan.models.schedules import cosine
+from keras_unigan.models.stepping import Move
 from keras_unigan.models.translation import TranslationGame
 
 RATES = {"segmentor": 1e-3, "generator": 2e-4, "discriminator": 1e-4, "critic": 1e-3}
@@ -53,6 +53,7 @@ class StarGANSegAN(MaskedCritic, TranslationGame):
     """
 
     roles = ("segmentor", "generator", "discriminator", "critic")
+    labelled_fraction = 0.5
     terms = (
         "loss",
         *TranslationGame.discriminator_terms,

@@ -5,9 +5,10 @@ import tensorflow as tf
 
 from keras_unigan.config import IGNORE
 from keras_unigan.losses import class_cross_entropy, region_cross_entropy, soft_dice
-from keras_unigan.models.base import AdversarialModel, Move
+from keras_unigan.models.base import AdversarialModel
 from keras_unigan.models.masked import check_weights
 from keras_unigan.models.optimizers import muon
+from keras_unigan.models.stepping import Move
 
 
 @keras.saving.register_keras_serializable(package="keras_unigan")
@@ -28,6 +29,7 @@ class SupervisedModel(AdversarialModel):
     """
 
     roles = ("segmentor",)
+    labelled_fraction = 1.0
     terms = ("loss", "ce_loss", "dice_loss")
 
     def __init__(

@@ -12,9 +12,9 @@ from keras_unigan.losses import (
     region_prototype_distillation,
     soft_dice,
 )
-from keras_unigan.models.base import Move
 from keras_unigan.models.masked import check_weights
 from keras_unigan.models.schedules import cosine
+from keras_unigan.models.stepping import Move
 from keras_unigan.models.translation import TranslationGame
 
 RATE, FLOOR, WEIGHT_DECAY = 3e-4, 3e-7, 3e-5
@@ -56,6 +56,7 @@ class UnifiedGAN(TranslationGame):
     """
 
     roles: tuple[str, ...] = ("generator", "discriminator")
+    labelled_fraction = 0.5
     segmentation_terms = ("segmentation_loss", "shape_loss", "distillation")
     terms: tuple[str, ...] = (
         "loss",

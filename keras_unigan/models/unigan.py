@@ -6,10 +6,10 @@ import tensorflow as tf
 from keras_unigan.layers import equalize, segment_logits
 from keras_unigan.losses import ramp
 from keras_unigan.metrics import harden
-from keras_unigan.models.base import Move
 from keras_unigan.models.masked import MaskedCritic, annotated_samples, check_weights
 from keras_unigan.models.optimizers import muon
 from keras_unigan.models.schedules import cosine
+from keras_unigan.models.stepping import Move
 from keras_unigan.models.translation import TranslationGame
 from keras_unigan.models.unified import UnifiedGAN
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from checks import batch, dataset, plan, same, state, tensors, values
 
-from keras_unigan.models import MODELS, SegAN, SupervisedModel, base
+from keras_unigan.models import MODELS, SegAN, SupervisedModel, means
 from keras_unigan.networks import SegANCritic, SegANSegmentor, UNet
 
 
@@ -227,7 +227,7 @@ def test_gradient_norm_is_reported_before_clipping():
 
 
 def test_a_small_deviation_of_large_norms_is_found():
-    metric = base.FiniteDeviation()
+    metric = means.FiniteDeviation()
     for value in (1e4, 1e4 + 0.5, float("nan"), 1e4 - 0.5):
         metric.update_state(tf.constant(value))
     assert float(metric.result()) == pytest.approx(np.std([0, 0.5, -0.5]), rel=1e-3)
