@@ -19,6 +19,131 @@ SYSTEMS: dict[str, dict[str, Any]] = {
         # U-Net of width 32 and 4 levels, one channel in, two classes out (methods.md §2.7).
         "parameters": 7_759_554,
     },
+    "individual": {
+        "summary": "A U-Net of its own for each modality: the specialists.",
+        "networks": {"segmentor": ("IndividualUNets", {})},
+        "game": ("SupervisedModel", {}),
+        "paper": "Ronneberger et al., U-Net, MICCAI 2015, arXiv:1505.04597",
+        "year": 2015,
+        "needs": "labels; asks for the modality (without it, the parts of all are averaged)",
+        "spatial_dims": (2, 3),
+        # Width 32, 4 levels, one channel in, two classes out, three modalities (methods.md §6).
+        "parameters": 23_278_662,
+    },
+    "joint_cond": {
+        "summary": "One U-Net that is told the modality by planes beside the image.",
+        "networks": {"segmentor": ("ConditionalUNet", {})},
+        "game": ("SupervisedModel", {}),
+        "paper": "Ronneberger et al., U-Net, MICCAI 2015, arXiv:1505.04597",
+        "year": 2015,
+        "needs": "labels; asks for the modality (without it, the parts of all are averaged)",
+        "spatial_dims": (2, 3),
+        # Width 32, 4 levels, one channel in, two classes out, three modalities (methods.md §6).
+        "parameters": 7_760_418,
+    },
+    "ds_norm": {
+        "summary": "Shared kernels, norms for each modality, distillation between them.",
+        "networks": {"segmentor": ("DomainNormUNet", {})},
+        "game": ("DistilledModel", {}),
+        "paper": "Dou et al., Unpaired multi-modal segmentation via knowledge distillation, "
+        "TMI 2020, arXiv:2001.03111; Karani et al., MICCAI 2018, arXiv:1805.10170",
+        "year": 2020,
+        "needs": "labels; asks for the modality (without it, the parts of all are averaged)",
+        "spatial_dims": (2, 3),
+        # Width 32, 4 levels, one channel in, two classes out, three modalities (methods.md §6).
+        "parameters": 7_777_218,
+    },
+    "early_fusion": {
+        "summary": "Input channels for each modality, absent ones zero.",
+        "networks": {"segmentor": ("EarlyFusionUNet", {})},
+        "game": ("SupervisedModel", {}),
+        "paper": "Ronneberger et al., U-Net, MICCAI 2015, arXiv:1505.04597",
+        "year": 2015,
+        "needs": "labels; asks for the modality (without it, the parts of all are averaged)",
+        "spatial_dims": (2, 3),
+        # Width 32, 4 levels, one channel in, two classes out, three modalities (methods.md §6).
+        "parameters": 7_760_130,
+    },
+    "late_fusion": {
+        "summary": "A U-Net for each modality; a last block sees the finest maps of all.",
+        "networks": {"segmentor": ("LateFusionUNet", {})},
+        "game": ("SupervisedModel", {}),
+        "paper": "Nie et al., Fully convolutional networks for multi-modality isointense infant "
+        "brain image segmentation, ISBI 2016",
+        "year": 2016,
+        "needs": "labels; asks for the modality (without it, the parts of all are averaged)",
+        "spatial_dims": (2, 3),
+        # Width 32, 4 levels, one channel in, two classes out, three modalities (methods.md §6).
+        "parameters": 23_315_458,
+    },
+    "cross_modality_conv": {
+        "summary": "An encoder for each modality, joined by a convolution across modalities.",
+        "networks": {"segmentor": ("CrossModalityUNet", {})},
+        "game": ("SupervisedModel", {}),
+        "paper": "Tseng et al., Joint sequence learning and cross-modality convolution, CVPR 2017, "
+        "arXiv:1704.07754",
+        "year": 2017,
+        "needs": "labels; asks for the modality (without it, the parts of all are averaged)",
+        "spatial_dims": (2, 3),
+        # Width 32, 4 levels, one channel in, two classes out, three modalities (methods.md §6).
+        "parameters": 10_364_514,
+    },
+    "shared_latent": {
+        "summary": "Own encoders and image decoders around one centre; images are rebuilt too.",
+        "networks": {"segmentor": ("SharedLatentUNet", {})},
+        "game": ("MultiTaskModel", {}),
+        "paper": "Kuga et al., Multi-task learning using multi-modal encoder-decoder networks with "
+        "shared skip connections, ICCV Workshops 2017",
+        "year": 2017,
+        "needs": "labels; asks for the modality (without it, the parts of all are averaged)",
+        "spatial_dims": (2, 3),
+        # Width 32, 4 levels, one channel in, two classes out, three modalities (methods.md §6).
+        "parameters": 19_246_533,
+    },
+    "dual_stream": {
+        "summary": "Own encoders and decoders, shared deepest level and centre (X-shape).",
+        "networks": {"segmentor": ("DualStreamUNet", {})},
+        "game": ("SupervisedModel", {}),
+        "paper": "Valindria et al., Multi-modal learning from unpaired images, WACV 2018",
+        "year": 2018,
+        "needs": "labels; asks for the modality (without it, the parts of all are averaged)",
+        "spatial_dims": (2, 3),
+        # Width 32, 4 levels, one channel in, two classes out, three modalities (methods.md §6).
+        "parameters": 14_428_230,
+    },
+    "y_shape": {
+        "summary": "Own encoders, shared centre and decoder.",
+        "networks": {"segmentor": ("YShapeUNet", {})},
+        "game": ("SupervisedModel", {}),
+        "paper": "Valindria et al., Multi-modal learning from unpaired images, WACV 2018",
+        "year": 2018,
+        "needs": "labels; asks for the modality (without it, the parts of all are averaged)",
+        "spatial_dims": (2, 3),
+        # Width 32, 4 levels, one channel in, two classes out, three modalities (methods.md §6).
+        "parameters": 10_102_914,
+    },
+    "padnet": {
+        "summary": "Label map, reconstruction and boundary, distilled into one label map.",
+        "networks": {"segmentor": ("PADNet", {})},
+        "game": ("MultiTaskModel", {}),
+        "paper": "Xu et al., PAD-Net, CVPR 2018, arXiv:1805.04409",
+        "year": 2018,
+        "needs": "labels; modality not needed at prediction",
+        "spatial_dims": (2, 3),
+        # Width 32, 4 levels, one channel in, two classes out, three modalities (methods.md §6).
+        "parameters": 7_861_414,
+    },
+    "se_unet": {
+        "summary": "U-Net with squeeze-and-excitation after every block.",
+        "networks": {"segmentor": ("ExcitedUNet", {})},
+        "game": ("SupervisedModel", {}),
+        "paper": "Hu et al., Squeeze-and-excitation networks, CVPR 2018, arXiv:1709.01507",
+        "year": 2018,
+        "needs": "labels; modality not needed at prediction",
+        "spatial_dims": (2, 3),
+        # Width 32, 4 levels, one channel in, two classes out, three modalities (methods.md §6).
+        "parameters": 7_814_082,
+    },
     "segan": {
         "summary": "SegAN in practice: concat critic, spectral norm, Dice and cross-entropy.",
         "networks": {

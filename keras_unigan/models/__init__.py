@@ -1,5 +1,6 @@
 """MODELS: every training game; networks are its arguments."""
 
+from keras_unigan.models.comparison import DistilledModel, MultiTaskModel
 from keras_unigan.models.cyclegan import CycleGAN
 from keras_unigan.models.segan import SegAN
 from keras_unigan.models.segan_scalar import SegANScalar
@@ -13,7 +14,7 @@ from keras_unigan.models.unigan import UniGAN
 MODELS = {
     game.__name__: game
     for game in (
-        *(SupervisedModel, SegAN, SegANScalar, CycleGAN, StarGAN),
+        *(SupervisedModel, MultiTaskModel, DistilledModel, SegAN, SegANScalar, CycleGAN, StarGAN),
         *(UAGAN, UnifiedGAN, UniGAN, StarGANSegAN),
     )
 }

@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from keras_unigan.config import IGNORE
+from keras_unigan.layers import segment_logits
 from keras_unigan.losses import class_cross_entropy, region_cross_entropy, soft_dice
 from keras_unigan.models.base import AdversarialModel
 from keras_unigan.models.masked import check_weights
@@ -16,7 +17,8 @@ class SupervisedModel(AdversarialModel):
     """Cross-entropy plus Dice on annotated voxels.
 
     Args:
-        segmentor: Network from image to logits, one channel per output of `plan.labels`.
+        segmentor: Network from image to logits, one channel per output of `plan.labels`; it may
+            ask for the modality (`segment`).
         plan: `config.Plan`, or its JSON dictionary.
         spatial_dims: 2 or 3.
         ce_weight: Weight of the cross-entropy.
@@ -57,15 +59,29 @@ class SupervisedModel(AdversarialModel):
 
     def play(self, batch):
         with tf.GradientTape() as tape:
-            logits = self.segmentor(batch["image"], training=True)
-            terms = self.losses_of(logits, batch["label_map"])
-        annotated = tf.reduce_any(batch["label_map"] != IGNORE)
-        norm = yield Move(terms["loss"], tape, "segmentor", annotated)
+            terms, _ = self.evaluated(self.segmentor, batch, training=True)
+        norm = yield Move(terms["loss"], tape, "segmentor", self.teaches(batch))
         return {**terms, "segmentor_gradient_norm": norm}
 
     def score(self, batch):
-        logits = self.network(batch["image"], training=False)
-        return self.losses_of(logits, batch["label_map"]), self.activate(logits)
+        terms, logits = self.evaluated(self.network, batch, training=False)
+        return terms, self.activate(logits)
+
+    def teaches(self, batch):
+        """Whether the segmentor can learn from a batch, scalar bool; None is yes."""
+        return tf.reduce_any(batch["label_map"] != IGNORE)
+
+    def evaluated(self, network, batch, training):
+        """Terms of a batch, and its logits."""
+        logits = segment_logits(network, batch["image"], self.told(batch), training)
+        return self.losses_of(logits, batch["label_map"]), logits
+
+    def told(self, batch):
+        """Modality that the segmentor is told, int32 `(batch,)`; -1 where it is not known."""
+        domain = batch["domain"]
+        if "known" not in batch or getattr(self.segmentor, "separate", False):
+            return domain
+        return tf.where(tf.cast(batch["known"], "bool"), domain, -1)
 
     def losses_of(self, logits, label_map):
         """Every term of the loss, scalars."""

@@ -1,5 +1,18 @@
 """NETWORKS: every network that a system can name; tensor in, tensor out."""
 
+from keras_unigan.networks.comparison import (
+    ConditionalUNet,
+    CrossModalityUNet,
+    DomainNormUNet,
+    DualStreamUNet,
+    EarlyFusionUNet,
+    ExcitedUNet,
+    IndividualUNets,
+    LateFusionUNet,
+    PADNet,
+    SharedLatentUNet,
+    YShapeUNet,
+)
 from keras_unigan.networks.resnet import PairTranslator, PatchDiscriminator, ResNetTranslator
 from keras_unigan.networks.segan import SegANCritic, SegANScalarCritic, SegANSegmentor
 from keras_unigan.networks.segan_isic import SegANISICCritic, SegANISICSegmentor
@@ -22,4 +35,15 @@ NETWORKS = {
     "ResNetTranslator": ResNetTranslator,
     "PairTranslator": PairTranslator,
     "PatchDiscriminator": PatchDiscriminator,
+    "IndividualUNets": IndividualUNets,
+    "ConditionalUNet": ConditionalUNet,
+    "DomainNormUNet": DomainNormUNet,
+    "EarlyFusionUNet": EarlyFusionUNet,
+    "LateFusionUNet": LateFusionUNet,
+    "CrossModalityUNet": CrossModalityUNet,
+    "SharedLatentUNet": SharedLatentUNet,
+    "DualStreamUNet": DualStreamUNet,
+    "YShapeUNet": YShapeUNet,
+    "PADNet": PADNet,
+    "ExcitedUNet": ExcitedUNet,
 }

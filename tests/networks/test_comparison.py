@@ -1,0 +1,110 @@
+"""Comparison networks: exact counts, routing, round trips."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from checks import cheap_weights, check_network, feed, parameters
+
+from keras_unigan.layers import segment_logits
+from keras_unigan.networks import comparison, parts
+
+COUNTS = {
+    "IndividualUNets": 23_278_662,
+    "ConditionalUNet": 7_760_418,
+    "DomainNormUNet": 7_777_218,
+    "EarlyFusionUNet": 7_760_130,
+    "LateFusionUNet": 23_315_458,
+    "CrossModalityUNet": 10_364_514,
+    "SharedLatentUNet": 19_246_533,
+    "DualStreamUNet": 14_428_230,
+    "YShapeUNet": 10_102_914,
+    "PADNet": 7_861_414,
+    "ExcitedUNet": 7_814_082,
+}
+MODAL = [n for n in COUNTS if n not in ("PADNet", "ExcitedUNet")]
+CHANNELS = {"SharedLatentUNet": [3, 2], "PADNet": [3, 3, 2, 1]}
+
+
+def some(*quick):
+    """All names; the tests of those that are not named are slow ones."""
+    return [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in COUNTS]
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_exact_parameter_count(monkeypatch, name):
+    cheap_weights(monkeypatch)
+    assert parameters(getattr(comparison, name)()) == COUNTS[name]
+
+
+@pytest.mark.parametrize("name", some("CrossModalityUNet", "SharedLatentUNet", "PADNet"))
+def test_network_2d(tmp_path, name):
+    arguments = {"channels": 2, "classes": 3, "filters": 4, "levels": 2}
+    if name in MODAL:
+        arguments["domains"] = 2
+    check_network(
+        getattr(comparison, name),
+        arguments,
+        [(2, 16, 12, 2), (1, 8, 8, 2)],
+        lambda shape: [(*shape[:-1], n) for n in CHANNELS.get(name, [3])],
+        tmp_path,
+        at_default=("strides", "spatial_dims"),
+        cancelled=("_conv_0/bias", "_conv_1/bias"),
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n == "DualStreamUNet" else pytest.param(n, marks=pytest.mark.slow) for n in COUNTS],
+)
+def test_strides_per_axis_in_3d(name):
+    network = getattr(comparison, name)(
+        filters=2, strides=((2, 2, 1), (2, 2, 2)), spatial_dims=3, classes=3
+    )
+    assert network.levels == 2
+    logits = segment_logits(network, np.zeros((1, 4, 8, 2, 1), "float32"), [0])
+    assert logits.shape == (1, 4, 8, 2, 3)
+
+
+def test_routed_picks_the_map_of_each_sample():
+    code = tf.constant([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]])
+    first, second = tf.ones((3, 2, 2, 1)), 3 * tf.ones((3, 2, 2, 1))
+    routed = parts.Routed()([code, first, second])
+    np.testing.assert_array_equal(routed[:, 0, 0, 0], [1.0, 3.0, 2.0])
+    stacked = parts.Stacked()([code, first, second])
+    np.testing.assert_array_equal(stacked[:, 0, 0], [[1.0, 0.0], [0.0, 3.0], [0.5, 1.5]])
+
+
+@pytest.mark.parametrize("name", ["IndividualUNets", "YShapeUNet", "LateFusionUNet"])
+def test_a_sample_goes_through_the_part_of_its_modality(name):
+    network = getattr(comparison, name)(domains=2, filters=2, levels=1)
+    image = feed(network, (2, 8, 8, 1))[0]
+    domain = np.array([0, 1], "int32")
+    before = network.segment(image, domain).numpy()
+    weights = [w for w in network.weights if "m1_encoder" in w.path and "kernel" in w.path]
+    assert weights
+    for weight in weights:
+        weight.assign(-2.0 * weight + 0.1)
+    after = network.segment(image, domain).numpy()
+    np.testing.assert_array_equal(after[0], before[0])
+    assert np.abs(after[1] - before[1]).max() > 1e-3
+
+
+def test_an_unknown_modality_is_the_mean_of_individual_networks():
+    network = comparison.IndividualUNets(domains=2, filters=2, levels=1)
+    image = feed(network, (1, 8, 8, 1))[0]
+    each = [network.segment(image, [n]).numpy() for n in (0, 1)]
+    np.testing.assert_allclose(network.segment(image, [-1]), np.mean(each, axis=0), atol=1e-5)
+
+
+def test_norms_of_each_modality_share_their_kernels():
+    network = comparison.DomainNormUNet(domains=2, filters=2, levels=1)
+    image = feed(network, (1, 8, 8, 1))[0]
+    np.testing.assert_array_equal(network.segment(image, [0]), network.segment(image, [1]))
+    beta = next(w for w in network.weights if w.path.endswith("beta"))
+    beta.assign([[0.0] * beta.shape[1], [1.0] * beta.shape[1]])
+    assert np.abs(network.segment(image, [0]) - network.segment(image, [1])).max() > 1e-3
+
+
+def test_strides_of_the_wrong_rank_are_named():
+    with pytest.raises(ValueError, match=r"Expected strides of 2 axes"):
+        comparison.YShapeUNet(strides=((2, 2, 2),))
