@@ -1,24 +1,32 @@
 """Segmentor and plan to a SavedModel that takes raw intensities of any size.
 
-Normalisation, padding, softmax and label map are inside the graph, by the layer that training used.
-Each signature fixes the rank of its inputs first: a request of the wrong rank would otherwise abort
-a stock TensorFlow Serving inside a convolution.
+Normalisation, padding, softmax and label map are inside the graph, by the layer that training used;
+for whole volumes and NIfTI files also geometry and the sliding window. `exporting` holds the parts.
 """
 
-import json
 from pathlib import Path
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-import keras_unigan
-from keras_unigan.config import write_json
 from keras_unigan.errors import CodedError
+from keras_unigan.exporting import cards, operations, signatures, volumes
+from keras_unigan.exporting.cards import CARD_FILE, NOTICE
+from keras_unigan.exporting.signatures import SIGNATURES
 from keras_unigan.layers import IntensityNormalization, segment_logits
 
-NOTICE = "For research use only: not a medical device."
-CARD_FILE = "assets.extra/model_card.json"
+__all__ = [
+    "CARD_FILE",
+    "NOTICE",
+    "SIGNATURES",
+    "example_inputs",
+    "export",
+    "full_precision",
+    "model_card",
+    "serving_function",
+    "side_multiples",
+    "translating_function",
+]
 
 
 def serving_function(network, plan, multiples):
@@ -31,10 +39,11 @@ def serving_function(network, plan, multiples):
 
     Returns:
         Function of image `(N, *spatial, C)` float32, domain `(N,)` int32 (-1 unknown) and
-        statistics `(N, 4)` float32 (zeros: of the image itself), giving a dict of `probabilities`
-        `(N, *spatial, outputs)` float32 and `label_map` `(N, *spatial)` uint8: the class index, or
-        0 and the regions painted in order as 1, 2, ... where they are above one half. Sides that
-        the network cannot take are padded with -1, the darkest value, and cropped again.
+        statistics `(N, 4)` float32, of several channels `(N, C, 4)` (zeros: of the image itself),
+        giving a dict of `probabilities` `(N, *spatial, outputs)` float32 and `label_map`
+        `(N, *spatial)` uint8: the class index, or 0 and the regions painted in order as 1, 2, ...
+        where they are above one half. Sides that the network cannot take are padded with -1, the
+        darkest value, and cropped again.
 
     Raises:
         CodedError: KUG-T04 when the network does not have one output per label.
@@ -48,27 +57,41 @@ def serving_function(network, plan, multiples):
 
     def run(image, domain, statistics):
         normal = normalization(image, domain, statistics)
-        sides = tf.shape(image)[1:-1]
-        missing = -sides % tf.constant(multiples)
-        margins = tf.pad(tf.stack([tf.zeros_like(missing), missing], axis=1), [[1, 1], [0, 0]])
-        padded = tf.pad(normal, margins, constant_values=-1.0)
-        logits = segment_logits(network, padded, domain)
-        begin = tf.zeros(len(multiples) + 2, tf.int32)
-        size = tf.concat([[-1], sides, [-1]], axis=0)
-        logits = tf.slice(tf.cast(logits, tf.float32), begin, size)
-        logits = tf.ensure_shape(logits, [None, *[None] * len(multiples), outputs])
-        if labels.overlapping:
-            probabilities = tf.nn.sigmoid(logits)
-            label_map = tf.zeros_like(probabilities[..., 0], tf.uint8)
-            for index in range(outputs):
-                inside = probabilities[..., index] > 0.5
-                label_map = tf.where(inside, tf.constant(index + 1, tf.uint8), label_map)
-        else:
-            probabilities = tf.nn.softmax(logits)
-            label_map = tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.uint8)
+        logits = _padded(lambda x: segment_logits(network, x, domain), normal, multiples, outputs)
+        probabilities = tf.nn.sigmoid(logits) if labels.overlapping else tf.nn.softmax(logits)
+        label_map = volumes.paint(probabilities, labels.overlapping)
         return {"probabilities": probabilities, "label_map": label_map}
 
     return run
+
+
+def translating_function(network, plan, multiples):
+    """Raw images to synthetic intensities of another modality; see `signatures.translation`.
+
+    Args:
+        network: Network with `translate(image, source, target)`.
+        plan: `config.Plan` that it was trained with.
+        multiples: `side_multiples(network)`.
+    """
+
+    def translate(image, source, target):
+        def call(x):
+            return network.translate(x, source, target, training=False)
+
+        return _padded(call, image, multiples, network.channels)
+
+    return signatures.translation(translate, plan, IntensityNormalization.from_plan(plan))
+
+
+def _padded(call, image, multiples, outputs):
+    """Calls a network on an image with sides that it can take; float32 of the image's own sides."""
+    sides = tf.shape(image)[1:-1]
+    missing = -sides % tf.constant(multiples)
+    margins = tf.pad(tf.stack([tf.zeros_like(missing), missing], axis=1), [[1, 1], [0, 0]])
+    result = tf.cast(call(tf.pad(image, margins, constant_values=-1.0)), tf.float32)
+    begin = tf.zeros(len(multiples) + 2, tf.int32)
+    result = tf.slice(result, begin, tf.concat([[-1], sides, [-1]], axis=0))
+    return tf.ensure_shape(result, [None, *[None] * len(multiples), outputs])
 
 
 def full_precision(network):
@@ -116,164 +139,58 @@ def side_multiples(network):
 
 def _takes(network, shape):
     spec = tf.TensorSpec([1, *shape, network.channels])
+
+    def call(x):
+        domain = tf.constant([-1])
+        if _only_translates(network):
+            return network.translate(x, domain, tf.constant([0]), training=False)
+        return segment_logits(network, x, domain)
+
     try:
-        call = tf.function(lambda x: segment_logits(network, x, tf.constant([-1])))
-        traced = call.get_concrete_function(spec)
+        traced = tf.function(call).get_concrete_function(spec)
     except ValueError:
         return False
     return list(traced.structured_outputs.shape[1:-1]) == shape
 
 
-def model_card(network, plan, multiples):
-    """What a client needs and cannot read over the wire otherwise; JSON-ready.
+def _only_translates(network):
+    return hasattr(network, "translate") and not hasattr(network, "segment")
 
-    It holds the whole plan, so that a client resamples, windows and names labels as training did.
+
+def model_card(network, plan, multiples, translator=None, facts=None):
+    """What a client needs and cannot read over the wire otherwise; see `exporting.cards`.
 
     Args:
         network: Segmentor.
         plan: Its `config.Plan`.
         multiples: `side_multiples(network)`.
+        translator: Network with `translate`, or None.
+        facts: What is known of the run; see `cards.facts_of_run`.
     """
-    dims = network.spatial_dims
-    labels = plan.labels
-    return {
-        "study": plan.study,
-        "network": type(network).__name__,
-        "spatial_dims": dims,
-        "channels": network.channels,
-        "labels": {
-            "names": list(labels.names),
-            "overlapping": labels.overlapping,
-            "output_values": list(labels.output_values),
-        },
-        "modalities": list(plan.modalities),
-        "modality_required": False,
-        "spacing": list(plan.spacing),
-        "nearest_axis": plan.nearest_axis,
-        "patch_size": list(plan.configuration(dims).patch_size),
-        "overlap": plan.overlap,
-        "side_multiples": list(multiples),
-        "orientation": "RAS+",
-        "normalization": plan.to_dict()["normalization"],
-        "signatures": {name: doc for name, (doc, _) in SIGNATURES.items()},
-        "plan": plan.to_dict(),
-        "graph_def": {
-            "producer": tf.version.GRAPH_DEF_VERSION,
-            "min_consumer": tf.version.GRAPH_DEF_VERSION_MIN_CONSUMER,
-        },
-        "versions": {
-            "keras_unigan": keras_unigan.__version__,
-            "tensorflow": tf.__version__,
-            "keras": keras.__version__,
-        },
-        "notice": NOTICE,
-    }
+    model = signatures.Model(network, plan, None, translate=translator)
+    names = {name: SIGNATURES[name][0] for name in signatures.of(model)}
+    return cards.model_card(network, plan, multiples, names, facts)
 
 
-def _guard(conditions, tensors):
-    """Passes tensors on once the conditions hold; texts are constant, so no value can leak."""
-    checks = [tf.debugging.Assert(condition, [text]) for condition, text in conditions]
-    with tf.control_dependencies(checks):
-        return [tf.identity(t) for t in tensors]
-
-
-def _image_conditions(image):
-    return [
-        (tf.reduce_all(tf.shape(image) > 0), "image has an axis of size 0"),
-        (tf.reduce_all(tf.math.is_finite(image)), "image holds NaN or infinite values"),
-    ]
-
-
-def _image_spec(network):
-    shape = [None] * (network.spatial_dims + 1)
-    return tf.TensorSpec([*shape, network.channels], tf.float32, name="image")
-
-
-def _serving_default(network, plan, run, card):
-    spec = _image_spec(network)
-
-    def serving_default(image):
-        image = tf.ensure_shape(image, spec.shape)
-        (image,) = _guard(_image_conditions(image), [image])
-        count = tf.shape(image)[0]
-        return run(image, tf.fill([count], -1), tf.zeros([count, 4]))
-
-    return serving_default, [spec]
-
-
-def _segment(network, plan, run, card):
-    spec = _image_spec(network)
-    specs = [
-        spec,
-        tf.TensorSpec([None], tf.string, name="modality"),
-        tf.TensorSpec([None, 4], tf.float32, name="statistics"),
-    ]
-    known = ", ".join(plan.modalities)
-
-    def segment(image, modality, statistics):
-        image = tf.ensure_shape(image, spec.shape)
-        modality = tf.ensure_shape(modality, [None])
-        statistics = tf.ensure_shape(statistics, [None, 4])
-        names = tf.strings.lower(tf.strings.strip(modality))
-        same = names[:, None] == tf.constant(plan.modalities)[None, :]
-        found = tf.reduce_any(same, axis=1)
-        count = tf.shape(image)[0]
-        conditions = [
-            *_image_conditions(image),
-            (
-                (tf.shape(modality)[0] == count) & (tf.shape(statistics)[0] == count),
-                "image, modality and statistics differ in batch size",
-            ),
-            (
-                tf.reduce_all(tf.math.is_finite(statistics)),
-                "statistics hold NaN or infinite values",
-            ),
-            (
-                tf.reduce_all(found | (names == "")),
-                f"Unknown modality. Known: {known}; empty where it is not known",
-            ),
-        ]
-        domain = tf.where(found, tf.argmax(same, axis=1, output_type=tf.int32), -1)
-        image, domain, statistics = _guard(conditions, [image, domain, statistics])
-        return run(image, domain, statistics)
-
-    return segment, specs
-
-
-def _describe(network, plan, run, card):
-    text = json.dumps(card)
-
-    def describe(request):
-        request = tf.ensure_shape(request, [None])
-        return {"model_card": tf.fill(tf.shape(request), text)}
-
-    return describe, [tf.TensorSpec([None], tf.int64, name="request")]
-
-
-# Signature -> (what it is for, maker of its function and input specs).
-SIGNATURES = {
-    "serving_default": ("raw image; normalised by its own statistics", _serving_default),
-    "segment": ("raw patch, modality and statistics of its whole volume", _segment),
-    "describe": ("this card", _describe),
-}
-
-
-def export(network, plan, folder):
-    """Writes a SavedModel with the named signatures of `SIGNATURES`.
+def export(network, plan, folder, translator=None, facts=None):
+    """Writes a SavedModel with the named signatures of `SIGNATURES` that the networks can serve.
 
     Args:
         network: Segmentor that gives logits of normalised images; 2-D or 3-D. Whatever its dtype
             policy, what is written works in float32.
         plan: `config.Plan` that it was trained with.
         folder: New folder.
+        translator: Network with `translate`, for `translate`; None takes that of the segmentor,
+            where it has one.
+        facts: For the model card; see `cards.facts_of_run`.
 
     Returns:
-        The model card, which is also in the folder's `assets.extra/`.
+        The model card, which is also in the folder's `assets.extra/`, with the ops of the graph.
 
     Raises:
         CodedError: KUG-T04 when the network does not fit the plan.
     """
-    if hasattr(network, "translate") and not hasattr(network, "segment"):
+    if _only_translates(network):
         raise CodedError(
             "KUG-T04",
             network.name,
@@ -282,37 +199,55 @@ def export(network, plan, folder):
         )
     folder, network = Path(folder), full_precision(network)
     multiples = side_multiples(network)
-    card = model_card(network, plan, multiples)
-    run = serving_function(network, plan, multiples)
+    if translator is None and hasattr(network, "translate"):
+        translator = network
     archive = keras.export.ExportArchive()
     archive.track(network)
-    for name, (_, make) in SIGNATURES.items():
-        function, specs = make(network, plan, run, card)
-        archive.add_endpoint(name, function, input_signature=specs)
+    translate = None
+    if translator is not None:
+        own = translator is network
+        translator = network if own else full_precision(translator)
+        sides = multiples if own else side_multiples(translator)
+        translate = translating_function(translator, plan, sides)
+        if not own:
+            archive.track(translator)
+    card = model_card(network, plan, multiples, translate, facts)
+    run = _shared(serving_function(network, plan, multiples), network, plan)
+    model = signatures.Model(network, plan, run, cards.text(card), translate)
+    for name in signatures.of(model):
+        function, specs = SIGNATURES[name][1](model)
+        archive.add_endpoint(name, _plain(function), input_signature=specs)
     archive.write_out(str(folder), verbose=False)
-    write_json(folder / CARD_FILE, card)
+    card["graph_def"] = operations.of_saved_model(folder)
+    cards.write(folder, card)
     return card
 
 
-def example_inputs(network, plan, sides=None):
+def _shared(run, network, plan):
+    """The function as one graph that all signatures call: traced once, and once in the file."""
+    image = tf.TensorSpec([None] * (network.spatial_dims + 1) + [network.channels])
+    row = tf.TensorSpec([None, *plan.statistics_shape])
+    specs = [image, tf.TensorSpec([None], tf.int32), row]
+    return volumes.traced(run, specs)
+
+
+def _plain(function):
+    """The function for ever as it is: its control flow is in ops already."""
+    return tf.autograph.experimental.do_not_convert(function)
+
+
+def example_inputs(network, plan, sides=None, names=None):
     """One synthetic request per signature, for warm-up and for checks; never data of a patient.
 
     Args:
         network: The exported network.
         plan: Its plan.
         sides: Spatial size; None takes the patch of the plan.
+        names: Signatures; None takes those of a segmentor alone.
 
     Returns:
         Signature -> inputs (name -> array).
     """
-    dims = network.spatial_dims
-    sides = tuple(sides or plan.configuration(dims).patch_size)
-    shape = (1, *sides, network.channels)
-    image = np.random.default_rng(0).uniform(0, 1000, shape).astype(np.float32)
-    statistics = np.array([[500.0, 250.0, 5.0, 995.0]], np.float32)
-    modality = np.array([plan.modalities[0].encode()], object)
-    return {
-        "serving_default": {"image": image},
-        "segment": {"image": image, "modality": modality, "statistics": statistics},
-        "describe": {"request": np.zeros(1, np.int64)},
-    }
+    if names is None:
+        names = signatures.of(signatures.Model(network, plan, None))
+    return signatures.example_inputs(plan, names, network.spatial_dims, sides)

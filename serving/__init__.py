@@ -10,6 +10,7 @@ _PUBLIC = {
     "Client": "keras_unigan.serving.client",
     "Options": "keras_unigan.serving.settings",
     "Server": "keras_unigan.serving.server",
+    "Tls": "keras_unigan.serving.channel",
 }
 
 __all__ = [*_PUBLIC]

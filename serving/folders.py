@@ -8,6 +8,8 @@ from pathlib import Path
 from keras_unigan.serving.status import ServingError
 
 MANIFEST = "manifest.json"
+BLESSING = "blessing"
+"""Folder of verdicts on a version; see `blessings`. It is no part of the digest."""
 
 
 def scan(base_path):
@@ -26,7 +28,7 @@ def describe(folder):
     files = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and name != MANIFEST:
+        if path.is_file() and name != MANIFEST and not name.startswith(f"{BLESSING}/"):
             files[name] = {"sha256": _sha256(path), "bytes": path.stat().st_size}
     text = json.dumps(files, sort_keys=True)
     return {"version": 1, "digest": hashlib.sha256(text.encode()).hexdigest(), "files": files}
@@ -35,8 +37,13 @@ def describe(folder):
 def write_manifest(folder):
     """Writes the manifest into a version folder and returns it."""
     data = describe(folder)
-    (Path(folder) / MANIFEST).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    (Path(folder) / MANIFEST).write_text(text(data), encoding="utf-8")
     return data
+
+
+def text(manifest):
+    """What the file of a manifest holds."""
+    return json.dumps(manifest, indent=1) + "\n"
 
 
 def digest(folder):

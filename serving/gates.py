@@ -1,23 +1,92 @@
-"""What a version has to pass before anyone can see it."""
+"""What a version has to pass before anyone can see it: does a server run it, and run it right?
+
+The model is served by a process of its own and asked over gRPC, as clients will, with plain stubs:
+what aborts a server then aborts that one, and is seen. The same checks can ask a server elsewhere.
+"""
 
 import contextlib
+import dataclasses
 import json
 import time
 
+import grpc
 import numpy as np
 import tensorflow as tf
 
-from keras_unigan import export
+from keras_unigan import export, inference
+from keras_unigan.config import IGNORE
+from keras_unigan.data import nifti, preprocessing
+from keras_unigan.data.windows import sliding_window
 from keras_unigan.errors import CodedError
-from keras_unigan.inference import Predictor
-from keras_unigan.serving.servable import Servable
-from keras_unigan.serving.status import ServingError
+from keras_unigan.exporting import operations, signatures
+from keras_unigan.serving import blessings, candidate, hostile, wire
 
 TOLERANCE = 1e-5
 
 
-def infra_check(folder, network, plan):
-    """Loads an export as the server does and compares it with the network that it came from.
+@dataclasses.dataclass(frozen=True)
+class Ceilings:
+    """What a server may take.
+
+    Attributes:
+        request_seconds: Longest answer to one patch, once warm.
+        memory_gib: Most memory of the process; not checked where the system does not say.
+    """
+
+    request_seconds: float = 60.0
+    memory_gib: float = 16.0
+
+
+class Target:
+    """A model on a server, asked with plain stubs.
+
+    Args:
+        address: "host:port" of gRPC.
+        model: Name of the model.
+        timeout: Seconds that one answer may take.
+    """
+
+    def __init__(self, address, model=candidate.MODEL, timeout=candidate.WAIT_SECONDS):
+        self.model, self.timeout = model, timeout
+        limits = ("grpc.max_receive_message_length", "grpc.max_send_message_length")
+        self.channel = grpc.insecure_channel(address, options=[(name, -1) for name in limits])
+        self._stub = wire.prediction_service_pb2_grpc.PredictionServiceStub(self.channel)
+        self._models = wire.model_service_pb2_grpc.ModelServiceStub(self.channel)
+
+    def request(self, signature, inputs):
+        """PredictRequest of some arrays."""
+        request = wire.predict_pb2.PredictRequest()
+        request.model_spec.name = self.model
+        request.model_spec.signature_name = signature
+        for name, array in inputs.items():
+            wire.fill(request.inputs[name], array, tensor_content=True)
+        return request
+
+    def send(self, request):
+        """Output name -> array; raises `grpc.RpcError`."""
+        answer = self._stub.Predict(request, timeout=self.timeout)
+        return {name: wire.to_array(proto, name) for name, proto in answer.outputs.items()}
+
+    def predict(self, signature, inputs):
+        """Answer to some arrays; see `send`."""
+        return self.send(self.request(signature, inputs))
+
+    def wait(self):
+        """Waits until a version of the model is available; returns whether one is."""
+        request = wire.get_model_status_pb2.GetModelStatusRequest()
+        request.model_spec.name = self.model
+        until = time.monotonic() + self.timeout
+        while time.monotonic() < until:
+            with contextlib.suppress(grpc.RpcError):
+                answer = self._models.GetModelStatus(request, timeout=self.timeout)
+                if any(version.state == 30 for version in answer.model_version_status):
+                    return True
+            time.sleep(0.2)
+        return False
+
+
+def infra_check(folder, network, plan, translator=None, ceilings=None, address=None, model=None):
+    """Asks a server for what an export has to answer, and compares it with the network itself.
 
     Each signature is asked at sizes that the graph never saw; labels must agree wherever the two
     best answers differ by more than the tolerance; requests that do not fit must be refused and
@@ -27,36 +96,75 @@ def infra_check(folder, network, plan):
         folder: SavedModel folder.
         network: Segmentor that was exported.
         plan: Its plan.
+        translator: Network of the signature `translate`, where it is not the segmentor.
+        ceilings: `Ceilings`.
+        address: gRPC address of a server that serves this folder; None starts one, embedded, in a
+            process of its own.
+        model: Name of the model there.
 
     Returns:
-        Report: `passed` True, `checks` (name -> largest difference, or what refused it), `requests`
-        answered as warm-up, `load_seconds`, `patch_seconds`.
+        Report: `passed` True, `server`, `checks` (name -> largest difference, or what refused it),
+        `load_seconds`, `patch_seconds`, `peak_gib`.
 
     Raises:
         CodedError: KUG-S05 naming the first check that failed.
     """
-    network = export.full_precision(network)
-    started = time.perf_counter()
-    try:
-        servable = Servable(folder, use_gpu=False)
-    except ServingError as error:
-        raise _failed(network, "load", str(error), "a SavedModel that loads") from None
-    try:
-        report = {"load_seconds": round(time.perf_counter() - started, 2), "checks": {}}
-        report["requests"] = servable.warm_up()
-        asked = servable.predict("describe", {"request": np.zeros(1, np.int64)})
-        multiples = tuple(json.loads(asked["model_card"][0])["side_multiples"])
-        _compare(servable, network, plan, multiples, report["checks"])
-        _refuse(servable, network, plan, multiples, report["checks"])
-        patch = export.example_inputs(network, plan)["segment"]
-        started = time.perf_counter()
-        servable.predict("segment", patch)
-        report["patch_seconds"] = round(time.perf_counter() - started, 3)
-    except ServingError as error:
-        raise _failed(network, "requests", str(error), "an answer to every good request") from None
-    finally:
-        servable.close()
+    unknown = operations.unknown(folder)
+    if unknown:
+        known = f"ops that TensorFlow {operations.KNOWN_SINCE} has"
+        raise _failed(network, "ops", f"{', '.join(unknown)}", known)
+    ceilings = ceilings or Ceilings()
+    with contextlib.ExitStack() as stack:
+        process, said = None, {"address": address, "seconds": None}
+        if address is None:
+            process, said = stack.enter_context(candidate.running(folder))
+            if "error" in said:
+                raise _failed(network, "load", said["error"], "a SavedModel that loads")
+        target = Target(said["address"], model or candidate.MODEL)
+        stack.callback(target.channel.close)
+        report = {
+            "server": "embedded" if address is None else address,
+            "load_seconds": said["seconds"],
+            "checks": {},
+        }
+        try:
+            if not target.wait():
+                raise _failed(network, "load", "no available version", "one in time")
+            checks = _Checks(target, network, plan, translator, report["checks"])
+            checks.compare()
+            checks.refuse()
+            report["patch_seconds"] = checks.seconds()
+        except grpc.RpcError as error:
+            died = process is not None and process.poll() is not None
+            found = "a server that died" if died else f"{error.code().name}: {error.details()}"
+            raise _failed(network, "requests", found, "an answer to every good request") from None
+        peak = candidate.peak_bytes(process) if process is not None else None
+        report["peak_gib"] = None if peak is None else round(peak / 2**30, 2)
+    for name, limit in (
+        ("patch_seconds", ceilings.request_seconds),
+        ("peak_gib", ceilings.memory_gib),
+    ):
+        if report[name] is not None and report[name] > limit:
+            raise _failed(network, name, f"{report[name]}", f"at most {limit:g}")
     return {"passed": True, **report}
+
+
+def judge_infra(folder, network, plan, translator=None, ceilings=None, address=None, model=None):
+    """Checks a folder and writes the verdict beside it; see `infra_check`.
+
+    Returns:
+        Path of the verdict.
+
+    Raises:
+        CodedError: As `infra_check`; `INFRA_NOT_BLESSED` is written first.
+    """
+    try:
+        report = infra_check(folder, network, plan, translator, ceilings, address, model)
+    except CodedError as error:
+        if error.code == "KUG-S05":
+            blessings.write(folder, "infra", {"passed": False, "reason": error.found})
+        raise
+    return blessings.write(folder, "infra", report)
 
 
 @contextlib.contextmanager
@@ -74,89 +182,162 @@ def _eager_on_cpu():
         tf.config.run_functions_eagerly(before)
 
 
-def _compare(servable, network, plan, multiples, checks):
-    dims = network.spatial_dims
-    reference = export.serving_function(network, plan, multiples)
-    patch = plan.configuration(dims).patch_size
-    odd = tuple(2 * m + 3 for m in multiples)
-    for sides in (patch, odd, (1,) * dims):
-        requests = export.example_inputs(network, plan, sides)
-        image = requests["segment"]["image"]
-        statistics = requests["segment"]["statistics"]
+class _Checks:
+    """The checks of one model; `found` gets what each of them found."""
+
+    def __init__(self, target, network, plan, translator, found):
+        self.target, self.plan, self.found = target, plan, found
+        self.network = export.full_precision(network)
+        asked = target.predict("describe", {"request": np.zeros(1, np.int64)})
+        self.card = json.loads(asked["model_card"][0])
+        self.multiples = tuple(self.card["side_multiples"])
+        self.names = list(self.card["signatures"])
+        if translator is None and hasattr(network, "translate"):
+            translator = self.network
+        self.translator = translator and export.full_precision(translator)
+
+    def requests(self, sides=None):
+        """Synthetic requests of the model's signatures."""
+        return export.example_inputs(self.network, self.plan, sides, self.names)
+
+    def compare(self):
+        """Compares the answers of all signatures with the network."""
+        dims = self.network.spatial_dims
+        patch = self.plan.configuration(dims).patch_size
+        odd = tuple(2 * m + 3 for m in self.multiples)
+        for sides in (patch, odd, (1,) * dims):
+            self._images(self.requests(sides), "x".join(map(str, sides)))
+        predictor = inference.Predictor(self.network, self.plan)
+        inputs = self.requests()["segment"]
+        served = self.target.predict("segment", inputs)
+        with _eager_on_cpu():
+            local = predictor(inputs["image"], self.plan.modalities[0], inputs["statistics"])
+            self._same("segment against local prediction", served, local)
+            if "segment_volume" in self.names:
+                for sides in (patch, odd):
+                    self._volumes(self.requests(sides), predictor, "x".join(map(str, sides)))
+            if "translate" in self.names:
+                self._translation(self.requests(odd)["translate"])
+
+    def _images(self, requests, size):
+        reference = export.serving_function(self.network, self.plan, self.multiples)
+        image, statistics = (requests["segment"][name] for name in ("image", "statistics"))
         for signature, domain, rows in (
             ("serving_default", -1, np.zeros_like(statistics)),
             ("segment", 0, statistics),
         ):
-            served = servable.predict(signature, requests[signature])
+            served = self.target.predict(signature, requests[signature])
             with _eager_on_cpu():
-                direct = reference(
-                    tf.constant(image), tf.constant([domain], tf.int32), tf.constant(rows)
-                )
-            name = f"{signature} {'x'.join(map(str, sides))}"
-            _same(network, name, served, direct["probabilities"].numpy(), plan, checks)
-    requests = export.example_inputs(network, plan)
-    inputs = requests["segment"]
-    served = servable.predict("segment", inputs)
-    with _eager_on_cpu():
-        predict = Predictor(network, plan)
-        local = predict(inputs["image"], plan.modalities[0], inputs["statistics"])
-    _same(network, "segment against local prediction", served, local, plan, checks)
+                direct = reference(*map(tf.constant, (image, [domain], rows)))
+            self._same(f"{signature} {size}", served, direct["probabilities"].numpy())
 
-
-def _same(network, name, served, probabilities, plan, checks):
-    """Compares an answer with the probabilities of the network."""
-    found = served["probabilities"]
-    if found.shape != probabilities.shape or found.dtype != np.float32:
-        raise _failed(
-            network, name, f"{found.dtype} {found.shape}", f"float32 {probabilities.shape}"
+    def _volumes(self, requests, predictor, size):
+        """Compares `segment_volume`, `segment_nifti` and `serve_examples` with local inference."""
+        plan, dims = self.plan, self.network.spatial_dims
+        asked = requests["segment_volume"]
+        volume = nifti.Volume(asked["volume"][0], np.diag([*asked["spacing"][0], 1.0]))
+        options = {"spatial_dims": dims}
+        labels, local = inference.segment_volume(
+            volume, plan, predictor, plan.modalities[0], **options
         )
-    difference = float(np.abs(found - probabilities).max())
-    if not difference <= TOLERANCE:
-        raise _failed(
-            network,
-            name,
-            f"probabilities that differ by {difference:.2g}",
-            f"at most {TOLERANCE:g}",
+        # An index that no label has gets a value that none has either.
+        values = np.full(256, IGNORE, np.uint8)
+        known = signatures.Model(self.network, plan, None).file_values
+        values[: len(known)] = known
+        served = self.target.predict("segment_volume", asked)["label_map"][0]
+        self._same_labels(f"segment_volume {size}", values[served], labels, local)
+        labels, local = inference.segment_volume(volume, plan, predictor, None, **options)
+        asked = requests["segment_nifti"]
+        served = self.target.predict("segment_nifti", asked)["label_map_nifti_bytes"][0]
+        found = nifti.read_bytes(served, "segment_nifti")
+        if not np.array_equal(found.affine, nifti.read_bytes(asked["nifti_bytes"][0], "").affine):
+            raise self._failed(f"segment_nifti {size}", "another affine", "that of the scan")
+        self._same_labels(f"segment_nifti {size}", found.array, labels, local)
+        served = self.target.predict("serve_examples", requests["serve_examples"])
+        chosen = plan.configuration(dims)
+        statistics = preprocessing.statistics(volume.array)
+        local = sliding_window(
+            volume.array,
+            lambda patches: predictor(patches, plan.modalities[0], statistics),
+            chosen.patch_size,
+            plan.overlap,
+            slices=chosen.slices,
         )
-    if plan.labels.overlapping:
-        label_map = np.zeros(probabilities.shape[:-1], np.uint8)
-        for index in range(probabilities.shape[-1]):
-            label_map[probabilities[..., index] > 0.5] = index + 1
-        sure = (np.abs(probabilities - 0.5) > TOLERANCE).all(-1)
-    else:
-        label_map = np.argmax(probabilities, -1).astype(np.uint8)
-        best = np.sort(probabilities, -1)
-        sure = best[..., -1] - best[..., -2] > TOLERANCE
-    wrong = int((sure & (served["label_map"] != label_map)).sum())
-    if wrong:
-        raise _failed(network, name, f"{wrong} voxels with another label", "the same labels")
-    checks[name] = difference
+        self._same(f"serve_examples {size}", served, local[None])
 
+    def _translation(self, inputs):
+        multiples = export.side_multiples(self.translator)
+        reference = export.translating_function(self.translator, self.plan, multiples)
+        last = len(self.plan.modalities) - 1
+        direct = reference(*map(tf.constant, (inputs["image"], [0], [last]))).numpy()
+        served = self.target.predict("translate", inputs)["translated"]
+        # Intensities: the tolerance counts in parts of their range.
+        self._close("translate", served / np.ptp(direct), direct / np.ptp(direct))
 
-def _refuse(servable, network, plan, multiples, checks):
-    """Sends requests that do not fit; each must be refused, and a good one answered after it."""
-    good = export.example_inputs(network, plan, multiples)["segment"]
-    image, statistics = good["image"], good["statistics"]
-    hostile = {
-        "wrong rank": {"image": image[0]},
-        "wrong type": {"image": image.astype(np.float64)},
-        "wrong channels": {"image": np.concatenate([image, image], -1)},
-        "no images": {name: array[:0] for name, array in good.items()},
-        "NaN": {"image": image * np.nan},
-        "wrong statistics": {"statistics": statistics[:, :3]},
-        "unknown modality": {"modality": np.array([b"no such modality"], object)},
-    }
-    expected = servable.predict("segment", good)["probabilities"]
-    for name, change in hostile.items():
-        try:
-            servable.predict("segment", {**good, **change})
-        except ServingError as error:
-            checks[name] = f"refused: {error.code}"
+    def refuse(self):
+        """Sends what does not fit; each must be refused, and a good request answered after it."""
+        good = self.requests(self.multiples)
+        expected = self.target.predict("segment", good["segment"])["probabilities"]
+        for name, send in hostile.requests(self.target, good):
+            try:
+                send()
+            except grpc.RpcError as error:
+                if error.code() == grpc.StatusCode.UNAVAILABLE:
+                    raise self._failed(name, "a server that died", "a refusal") from None
+                self.found[name] = f"refused: {error.code().name}"
+            else:
+                raise self._failed(name, "an answer", "a refusal")
+        after = self.target.predict("segment", good["segment"])["probabilities"]
+        if not np.allclose(after, expected, rtol=0, atol=TOLERANCE):
+            raise self._failed("after refusals", "another answer", "the same answer as before")
+
+    def seconds(self):
+        """Seconds of one patch."""
+        patch = self.requests()["segment"]
+        started = time.perf_counter()
+        self.target.predict("segment", patch)
+        return round(time.perf_counter() - started, 3)
+
+    def _same(self, name, served, probabilities):
+        """Compares an answer with the probabilities of the network."""
+        self._close(name, served["probabilities"], probabilities)
+        labels = _painted(probabilities, self.plan.labels.overlapping)
+        self._same_labels(name, served["label_map"], labels, probabilities)
+
+    def _close(self, name, found, wanted):
+        if found.shape != wanted.shape or found.dtype != np.float32:
+            raise self._failed(
+                name, f"{found.dtype} {found.shape}", f"float32 {wanted.shape}"
+            )  # fmt: skip
+        difference = float(np.abs(found - wanted).max())
+        if not difference <= TOLERANCE:
+            raise self._failed(name, f"answers that differ by {difference:.2g}", f"{TOLERANCE:g}")
+        self.found[name] = difference
+
+    def _same_labels(self, name, found, wanted, probabilities):
+        if self.plan.labels.overlapping:
+            sure = (np.abs(probabilities - 0.5) > TOLERANCE).all(-1)
         else:
-            raise _failed(network, name, "an answer", "a refusal")
-    after = servable.predict("segment", good)["probabilities"]
-    if not np.allclose(after, expected, rtol=0, atol=TOLERANCE):
-        raise _failed(network, "after refusals", "another answer", "the same answer as before")
+            best = np.sort(probabilities, -1)
+            sure = best[..., -1] - best[..., -2] > TOLERANCE
+        if found.shape != wanted.shape:
+            raise self._failed(name, f"labels of shape {found.shape}", f"{wanted.shape}")
+        wrong = int((sure & (found != wanted)).sum())
+        if wrong:
+            raise self._failed(name, f"{wrong} voxels with another label", "the same labels")
+        self.found.setdefault(name, 0.0)
+
+    def _failed(self, check, found, expected):
+        return _failed(self.network, check, found, expected)
+
+
+def _painted(probabilities, overlapping):
+    if not overlapping:
+        return np.argmax(probabilities, -1)
+    label_map = np.zeros(probabilities.shape[:-1], int)
+    for index in range(probabilities.shape[-1]):
+        label_map[probabilities[..., index] > 0.5] = index + 1
+    return label_map
 
 
 def _failed(network, check, found, expected):

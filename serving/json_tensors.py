@@ -6,6 +6,7 @@ lists from `json`, so a volume costs about a hundred bytes a voxel: docs send vo
 
 import base64
 import binascii
+import itertools
 import json
 
 import numpy as np
@@ -20,6 +21,10 @@ _KINDS = {
     int: "Number",
     float: "Number",
 }
+
+
+# NumPy has 64 axes, one of them for the rows; TensorFlow has more, but no model has so many.
+_MOST_AXES = 63
 
 
 def parse(body):
@@ -128,7 +133,7 @@ def _add(name, item, tensors, shapes, values):
     if name not in tensors:
         raise invalid(f"JSON object: does not have named input: {name}")
     shape, before = _shape(item), len(values[name])
-    _collect(item, 0, shape, tensors[name].number, values[name])
+    _extend(values[name], item, shape, tensors[name].number)
     first = shapes.setdefault(name, shape)
     size, count = int(np.prod(first)), len(values[name]) - before
     if count != size:
@@ -150,16 +155,17 @@ def _columns(value, tensors):
         if name not in value:
             raise invalid(f"Missing named input: {name} in 'inputs' object.")
         shape, found = _shape(value[name]), []
-        _collect(value[name], 0, shape, tensor.number, found)
+        _extend(found, value[name], shape, tensor.number)
         result[name] = _array(found, tensor.number, shape)
     return result
 
 
 def _is_object(value):
-    return isinstance(value, dict) and not _is_base64(value)
+    return isinstance(value, dict) and not is_base64(value)
 
 
-def _is_base64(value):
+def is_base64(value):
+    """Whether a JSON value stands for bytes: `{"b64": "..."}`."""
     return isinstance(value, dict) and set(value) == {"b64"} and isinstance(value["b64"], str)
 
 
@@ -167,6 +173,8 @@ def _shape(value):
     """Shape by the first element of each level."""
     shape = []
     while isinstance(value, list):
+        if len(shape) == _MOST_AXES:
+            raise invalid("JSON Parse error: Nested too deeply.")
         shape.append(len(value))
         if not value:
             break
@@ -178,6 +186,22 @@ def _show(shape):
     return f"[{','.join(str(s) for s in shape)}]"
 
 
+def _extend(values, value, shape, number):
+    """Appends the leaves below a JSON value of a shape.
+
+    Whole levels are checked at once: a Python call a voxel would be the slowest part. Only where
+    something does not fit does `_collect` go through it, to say what.
+    """
+    level = [value]
+    for size in shape:
+        if set(map(type, level)) != {list} or set(map(len, level)) != {size}:
+            return _collect(value, 0, shape, number, values)
+        level = list(itertools.chain.from_iterable(level))
+    if not set(map(type, level)) <= _plain(number):
+        return _collect(value, 0, shape, number, values)
+    values.extend(level)
+
+
 def _collect(value, level, shape, number, values):
     """Appends the leaves below a JSON value, checking each level against the shape."""
     if not isinstance(value, list):
@@ -186,7 +210,7 @@ def _collect(value, level, shape, number, values):
                 f"JSON Value found at incorrect level: {level + 1} in the JSON DOM. Expected at "
                 f"level: {len(shape)}"
             )
-        values.append(_leaf(value, number))
+        values.append(leaf(value, number))
         return
     if level >= len(shape):
         raise invalid(f"Encountered list at unexpected level: {level} expected < {len(shape)}")
@@ -195,9 +219,6 @@ def _collect(value, level, shape, number, values):
             f"Encountered list at unexpected size: {len(value)} at level: {level} expected size: "
             f"{shape[level]}"
         )
-    if level == len(shape) - 1 and set(map(type, value)) <= _plain(number):
-        values.extend(value)  # All leaves at once: a Python call a voxel would be the slowest part.
-        return
     for item in value:
         _collect(item, level + 1, shape, number, values)
 
@@ -213,12 +234,17 @@ def _plain(number):
     )
 
 
-def _leaf(value, number):
+def leaf(value, number):
+    """Value of a tensor of DataType `number` for one JSON leaf.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT for a leaf of another type.
+    """
     if number == wire.STRING:
         if isinstance(value, str):
             return value.encode("utf-8", "replace")
         if isinstance(value, dict):
-            if not _is_base64(value):
+            if not is_base64(value):
                 raise invalid("JSON Value not formatted correctly for base64 data")
             return _decode(value["b64"])
     if type(value) not in _plain(number):
@@ -235,9 +261,15 @@ def _decode(text):
         raise invalid("Unable to base64 decode") from None
 
 
+def kind(value):
+    """Name of a JSON value's type as TensorFlow Serving writes it; a Boolean's is its value."""
+    return "Null" if value is None else _KINDS.get(type(value), str(value))
+
+
 def _type_error(value, number):
-    kind = "Null" if value is None else _KINDS.get(type(value), str(value))
-    return invalid(f"JSON Value Type: {kind} is not of expected type: {wire.type_name(number)}")
+    return invalid(
+        f"JSON Value Type: {kind(value)} is not of expected type: {wire.type_name(number)}"
+    )
 
 
 def _array(values, number, shape):
@@ -254,15 +286,16 @@ def _array(values, number, shape):
     try:
         wide = np.array(values, dtype if dtype.kind in "iub" else np.float64)
     except OverflowError:
-        raise _lossy(number) from None
+        raise lossy(number) from None
     with np.errstate(over="ignore"):
         result = wide.astype(dtype)
     if dtype.kind not in "iub" and (np.isinf(result) & ~np.isinf(wide)).any():
-        raise _lossy(number)
+        raise lossy(number)
     return result.reshape(shape)
 
 
-def _lossy(number):
+def lossy(number):
+    """The answer for a number that the type cannot hold."""
     return invalid(
         f"Cannot convert JSON value to {wire.type_name(number)} without loss of precision."
     )

@@ -1,32 +1,30 @@
-"""The REST half: TensorFlow Serving's paths, verbs and texts over Starlette and uvicorn."""
+"""The REST half: TensorFlow Serving's paths, verbs and texts as an ASGI application."""
 
 import asyncio
+import concurrent.futures
 import json
-import logging
 import re
-import socket
-import threading
 import urllib.parse
 import zlib
 
-import uvicorn
 from google.protobuf import json_format
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from keras_unigan.errors import CodedError
-from keras_unigan.serving import json_tensors, wire
+from keras_unigan.serving import json_examples, json_tensors, limits, wire
 from keras_unigan.serving.servable import DEFAULT_SIGNATURE
 from keras_unigan.serving.status import ServingError, invalid
 
-logger = logging.getLogger(__name__)
-
-_MODEL = r"(?i)/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
-_PREDICT = re.compile(_MODEL + r":(?P<method>classify|regress|predict)", re.ASCII)
+_VERSION = r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
+_MODEL = r"(?i)/v1/models/(?P<name>[^/:]+)" + _VERSION
+_INFER = re.compile(_MODEL + r":(?P<method>classify|regress|predict)", re.ASCII)
 _STATUS = re.compile(_MODEL + r"(?P<metadata>/metadata)?", re.ASCII)
-# Message that a protobuf can still be; also the most that a compressed body may grow to.
-_MAX_BYTES = 2**31 - 1
+_NIFTI = re.compile(r"(?i)/v1/nifti/(?P<name>[^/:]+)" + _VERSION, re.ASCII)
+_CORS = {
+    "access-control-allow-origin": "*",
+    "access-control-allow-methods": "GET, POST, OPTIONS",
+    "access-control-allow-headers": "Content-Type, Content-Encoding, Authorization, X-Request-Id",
+}
 
 
 class App:
@@ -35,13 +33,25 @@ class App:
     Args:
         core: `core.Core`.
         ready: Function that says whether the server is ready.
+        tokens: `security.Tokens`.
+        metrics_path: Path of the Prometheus page, "" for none.
         options: `settings.Options`.
     """
 
-    def __init__(self, core, ready, options):
-        self._core, self._ready = core, ready
-        self._limit = options.max_request_bytes or _MAX_BYTES
+    def __init__(self, core, ready, tokens, metrics_path, options):
+        self._core, self._ready, self._tokens = core, ready, tokens
+        self._metrics_path = metrics_path
+        self._limit = options.max_request_bytes or limits.MAX_BYTES
         self._timeout_ms = options.rest_api_timeout_in_ms
+        self._headers = _CORS if options.rest_api_enable_cors_support else {}
+        # More threads than requests may be in flight, so that probes of the status get through.
+        self._threads = concurrent.futures.ThreadPoolExecutor(
+            options.max_concurrent_requests + 8, "unigan-rest"
+        )
+
+    def close(self):
+        """Ends the threads; requests must have ended."""
+        self._threads.shutdown()
 
     async def __call__(self, scope, receive, send):
         """Answers one request."""
@@ -50,30 +60,86 @@ class App:
         request = Request(scope, receive)
         path = scope.get("raw_path", scope["path"].encode()).decode("latin-1").split("?")[0]
         try:
-            if path == "/healthz":
-                response = _json({"status": "up"})
-            elif path == "/readyz":
-                ready = self._ready()
-                response = _json({"ready": ready}, 200 if ready else 503)
-            else:
-                body = await self._body(request)
-                response = await run_in_threadpool(self._respond, request, path, body)
+            response = await self._respond(request, path)
         except ServingError as error:
             response = _json({"error": error.message}, error.http)
             if error.code == "RESOURCE_EXHAUSTED":
+                response.headers["retry-after"] = "1"
+            if error.code == "UNAUTHENTICATED":
+                response.headers["www-authenticate"] = "Bearer"
+            if not getattr(request.state, "read", False):
                 # The rest of the body may never end: nobody reads it.
                 response.headers["connection"] = "close"
-        except ClientDisconnect:
-            return
+        response.headers.update(self._headers)
         await response(scope, receive, send)
 
-    async def _body(self, request):
-        """The whole body, unpacked; refused as soon as it is longer than allowed."""
+    async def _respond(self, request, path):
+        verb = request.method
+        if path == "/healthz":
+            return _json({"status": "up"})
+        if path == "/readyz":
+            ready = self._ready()
+            return _json({"ready": ready}, 200 if ready else 503)
+        if verb == "OPTIONS" and self._headers:
+            return Response(status_code=204)
+        if not path.lower().startswith("/v1/"):
+            self._tokens.check(request.headers.get("authorization"))
+            if path == self._metrics_path and verb == "GET":
+                return Response(self._core.metrics.page(), media_type="text/plain; version=0.0.4")
+            raise ServingError("NOT_FOUND", "Not Found")
+        identity = request.headers.get("x-request-id")
+        with self._core.request(f"rest {verb}", identity, 0, verb == "POST") as (entry, place):
+            self._tokens.check(request.headers.get("authorization"))
+            work = self._route(verb, path, request, entry)
+            body = await self._body(request, place) if verb == "POST" else b""
+            entry.bytes, request.state.read = len(body), True
+            loop = asyncio.get_running_loop()
+            response = await loop.run_in_executor(self._threads, work, body)
+            response.headers["x-request-id"] = entry.request_id
+            return response
+
+    def _route(self, verb, path, request, entry):
+        """What answers a path: a function of the body."""
+        if verb == "GET" and re.fullmatch(r"(?i)/v1/models/?", path):
+            raise invalid("Missing model name in request.")
+        nifti = _NIFTI.fullmatch(path) if verb == "POST" else None
+        found = nifti or {"POST": _INFER, "GET": _STATUS}.get(verb, _STATUS).fullmatch(path)
+        if found is None or verb not in ("GET", "POST"):
+            raise invalid(f"Malformed request: {verb} {path}")
+        spec = _model_spec(found)
+        if verb == "GET":
+            entry.method = "rest metadata" if found["metadata"] else "rest status"
+            answer = self._metadata if found["metadata"] else self._status
+            return lambda _: answer(spec, entry)
+        if nifti:
+            entry.method = "rest nifti"
+            modality = request.query_params.get("modality", "")
+            return lambda body: self._nifti(spec, body, modality, entry)
+        method = found["method"].lower()
+        entry.method = f"rest {method}"
+        answer = {"predict": self._predict, "classify": self._classify, "regress": self._regress}
+        return lambda body: Response(
+            answer[method](spec, body, entry), media_type="application/json"
+        )
+
+    async def _body(self, request, place):
+        """The whole body, unpacked; refused as soon as it is longer than allowed, or too slow."""
+        try:
+            async with asyncio.timeout(self._timeout_ms / 1e3):
+                return await self._read(request, place)
+        except TimeoutError:
+            raise ServingError(
+                "DEADLINE_EXCEEDED", "The body of the request did not arrive in time"
+            ) from None
+        except ClientDisconnect:
+            raise ServingError("CANCELLED", "The client went away") from None
+
+    async def _read(self, request, place):
         gzipped = "gzip" in request.headers.get("content-encoding", "").lower()
         unpack = zlib.decompressobj(wbits=31) if gzipped else None
         length = request.headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self._limit:
-            raise self._too_long()
+            raise limits.too_long(self._limit)
         parts, size = [], 0
         async for chunk in request.stream():
             if unpack is not None:
@@ -83,55 +149,51 @@ class App:
                     raise invalid("The gzip body is damaged") from None
             parts.append(chunk)
             size += len(chunk)
+            self._core.gate.grow(place, len(chunk))
             if size > self._limit:
-                raise self._too_long()
+                raise limits.too_long(self._limit)
         if unpack is not None and not unpack.eof and size:
             raise invalid("The gzip body is damaged")
         return b"".join(parts)
 
-    def _too_long(self):
-        return ServingError(
-            "RESOURCE_EXHAUSTED", f"Received message larger than max ({self._limit} bytes)"
-        )
-
-    def _respond(self, request, path, body):
-        verb = request.method
-        if not path.lower().startswith("/v1/"):
-            raise ServingError("NOT_FOUND", "Not Found")
-        with self._core.request(
-            f"rest {verb}", request.headers.get("x-request-id"), len(body)
-        ) as entry:
-            if verb == "GET" and re.fullmatch(r"(?i)/v1/models/?", path):
-                raise invalid("Missing model name in request.")
-            found = {"POST": _PREDICT, "GET": _STATUS}.get(verb, _STATUS).fullmatch(path)
-            if found is None or verb not in ("GET", "POST"):
-                raise invalid(f"Malformed request: {verb} {path}")
-            spec = _model_spec(found)
-            if verb == "POST":
-                entry.method = f"rest {found['method'].lower()}"
-                if entry.method != "rest predict":
-                    raise ServingError("UNIMPLEMENTED", "This server does not implement the method")
-                return Response(self._predict(spec, body, entry), media_type="application/json")
-            if found["metadata"]:
-                entry.method = "rest metadata"
-                return self._metadata(spec, entry)
-            entry.method = "rest status"
-            request = wire.get_model_status_pb2.GetModelStatusRequest(model_spec=spec)
-            return _json(_status(self._core.status(request, entry)))
-
     def _predict(self, spec, body, entry):
+        entry.model = spec.name
         document = json_tensors.parse(body)
         name = json_tensors.signature_name(document) or DEFAULT_SIGNATURE
         with self._core.servable(spec, entry) as (servable, _):
             entry.signature = name
             if name not in servable.signatures:
                 raise invalid(f'Serving signature name: "{name}" not found in signature def')
-            signature = servable.signatures[name]
-            arrays, rows = json_tensors.inputs(document, signature)
+            arrays, rows = json_tensors.inputs(document, servable.signatures[name])
             del document
-            entry.describe(signature, arrays)
-            results = servable.predict(name, arrays, timeout_ms=self._timeout_ms)
+            results = self._core.run(servable, name, arrays, entry, timeout_ms=self._timeout_ms)
         return json_tensors.outputs(results, rows)
+
+    def _classify(self, spec, body, entry):
+        request = wire.classification_pb2.ClassificationRequest(model_spec=spec)
+        entry.model = spec.name
+        json_examples.fill(json_tensors.parse(body), request)
+        return json_examples.classifications(self._core.classify(request, entry, self._timeout_ms))
+
+    def _regress(self, spec, body, entry):
+        request = wire.regression_pb2.RegressionRequest(model_spec=spec)
+        entry.model = spec.name
+        json_examples.fill(json_tensors.parse(body), request)
+        return json_examples.regressions(self._core.regress(request, entry, self._timeout_ms))
+
+    def _nifti(self, spec, body, modality, entry):
+        if not body:
+            raise invalid("The body holds no NIfTI file")
+        data, version = self._core.nifti(spec, body, modality, entry, self._timeout_ms)
+        headers = {
+            "x-model-name": urllib.parse.quote(spec.name),
+            "x-model-version": str(version),
+        }
+        return Response(data, headers=headers, media_type="application/octet-stream")
+
+    def _status(self, spec, entry):
+        request = wire.get_model_status_pb2.GetModelStatusRequest(model_spec=spec)
+        return _json(_status(self._core.status(request, entry)))
 
     def _metadata(self, spec, entry):
         request = wire.get_model_metadata_pb2.GetModelMetadataRequest(
@@ -185,58 +247,3 @@ def _model_spec(found):
     if found["label"] is not None:
         spec.version_label = urllib.parse.unquote(found["label"])
     return spec
-
-
-class RestServer:
-    """Runs `App` under uvicorn in a thread of its own.
-
-    Args:
-        core: `core.Core`.
-        ready: Function that says whether the server is ready.
-        options: `settings.Options`.
-
-    Raises:
-        CodedError: KUG-S06 when the port is taken.
-    """
-
-    def __init__(self, core, ready, options):
-        self._socket = socket.socket(socket.AF_INET6 if ":" in options.host else socket.AF_INET)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            self._socket.bind((options.host, options.rest_api_port or 0))
-        except OSError:
-            self._socket.close()
-            raise CodedError(
-                "KUG-S06",
-                f"{options.host}:{options.rest_api_port}",
-                "an address in use or not ours",
-                "one to listen on",
-                fix="choose another --rest_api_port",
-            ) from None
-        self._socket.listen(2048)
-        self.url = f"http://{options.host}:{self._socket.getsockname()[1]}"
-        self._server = uvicorn.Server(
-            uvicorn.Config(
-                App(core, ready, options),
-                log_config=None,
-                access_log=False,
-                lifespan="off",
-                ws="none",
-                server_header=False,
-                timeout_graceful_shutdown=1,
-            )
-        )
-        self._thread = threading.Thread(target=self._run, name="unigan-rest", daemon=True)
-
-    def _run(self):
-        asyncio.run(self._server.serve(sockets=[self._socket]))
-
-    def start(self):
-        """Starts to answer; connections wait in the socket's queue until then."""
-        self._thread.start()
-
-    def stop(self):
-        """Stops listening and ends the thread."""
-        self._server.should_exit = True
-        self._thread.join()
-        self._socket.close()

@@ -145,7 +145,7 @@ class Servable:
         for index, (alias, tensor) in enumerate(signature.inputs.items()):
             if alias in inputs:
                 array = inputs[alias]
-                _check(index, alias, tensor, array)
+                check_tensor(index, alias, tensor, array)
             else:
                 array = signature.defaults[alias]
             feeds[tensor.name] = array
@@ -263,7 +263,12 @@ def check_names(signature, names):
             )
 
 
-def _check(index, alias, tensor, array):
+def check_tensor(index, alias, tensor, array):
+    """Compares an array with an input of a signature.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT for another type or shape.
+    """
     number = wire.type_number(array.dtype)
     if number != tensor.number:
         raise invalid(

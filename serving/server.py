@@ -4,72 +4,27 @@
 `unigan serve`: it blocks until SIGTERM, then finishes what is in flight.
 """
 
-import concurrent.futures
+import gc
 import logging
 import os
 import signal
 import sys
 
-import grpc
-from google.protobuf.message import DecodeError
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health, health_pb2
 
 from keras_unigan.errors import CodedError
-from keras_unigan.serving import folders, wire
-from keras_unigan.serving.core import Core, access_log
-from keras_unigan.serving.rest import RestServer
+from keras_unigan.serving import config_files, folders, grpc_server, security
+from keras_unigan.serving.batching import Batcher
+from keras_unigan.serving.core import RELOAD_SECONDS, Core, access_log
+from keras_unigan.serving.grpc_server import MODEL, PREDICTION
+from keras_unigan.serving.manager import ConfigFile, Manager
+from keras_unigan.serving.metrics import QUEUING_LATENCY, WARMUP_LATENCY, Metrics
+from keras_unigan.serving.rest import App
+from keras_unigan.serving.rest_server import RestServer
 from keras_unigan.serving.settings import Options
 from keras_unigan.serving.status import ServingError
-from keras_unigan.serving.versions import Manager
 
 logger = logging.getLogger(__name__)
-
-PREDICTION = wire.prediction_service_pb2.DESCRIPTOR.services_by_name["PredictionService"].full_name
-MODEL = wire.model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
-
-
-# Method -> (service, request message, what answers it); methods not listed are UNIMPLEMENTED.
-_METHODS = {
-    "Predict": (PREDICTION, wire.predict_pb2.PredictRequest, Core.predict),
-    "GetModelMetadata": (
-        PREDICTION,
-        wire.get_model_metadata_pb2.GetModelMetadataRequest,
-        Core.metadata,
-    ),
-    "GetModelStatus": (MODEL, wire.get_model_status_pb2.GetModelStatusRequest, Core.status),
-}
-
-
-# Health checks share the threads with requests, so there are more than cores can use.
-_THREADS = max(32, 4 * (os.cpu_count() or 1))
-# grpcio tells of no deadline by one that is centuries away.
-_NO_DEADLINE_SECONDS = 1e8
-
-
-def _handler(core, method, message, function):
-    """RPC handler that parses a request, runs a method of `Core`, and answers with its code."""
-
-    def answer(data, context):
-        metadata = dict(context.invocation_metadata())
-        left = context.time_remaining()
-        if left is not None and left > _NO_DEADLINE_SECONDS:
-            left = None
-        try:
-            with core.request(f"grpc {method}", metadata.get("x-request-id"), len(data)) as entry:
-                if left is not None and left <= 0:
-                    raise ServingError("DEADLINE_EXCEEDED", "The deadline has passed")
-                try:
-                    request = message.FromString(data)
-                except DecodeError:
-                    raise ServingError("INTERNAL", "Failed to parse the request message") from None
-                return function(core, request, entry, None if left is None else left * 1e3)
-        except ServingError as error:
-            context.abort(grpc.StatusCode[error.code], error.message)
-
-    return grpc.unary_unary_rpc_method_handler(
-        answer, response_serializer=lambda response: response.SerializeToString()
-    )
 
 
 class Server:
@@ -85,34 +40,45 @@ class Server:
 
     Attributes:
         grpc_addr: "host:port" of gRPC once started, "" when off.
-        rest_url: "http://host:port" of REST once started, "" when off.
+        rest_url: "http://host:port" of REST once started, "" when off; https with TLS.
 
     Raises:
         CodedError: KUG-S06 for settings that do not fit.
     """
 
     def __init__(self, model_base_path=None, *, port=None, rest_api_port=None, **fields):
-        self.options = Options(
+        self.options = options = Options(
             model_base_path=model_base_path and os.fspath(model_base_path),
             port=port,
             rest_api_port=rest_api_port,
             **fields,
         )
-        options = self.options
         models = options.models()
         _check_labels(models, options.allow_version_labels_for_unavailable_models)
+        self._certificates = config_files.read_ssl(options.ssl_config_file)
+        self._context = self._certificates and security.ssl_context(self._certificates)
+        self._tokens = security.Tokens(options.auth_token_file, options.admin_token_file)
+        self._metrics_path = config_files.read_monitoring(options.monitoring_config_file)
+        self.metrics = Metrics()
+        self._batcher = None
+        if options.enable_batching:
+            parameters = config_files.read_batching(options.batching_parameters_file)
+            self._batcher = Batcher(
+                parameters,
+                lambda wait: self.metrics.observe(
+                    QUEUING_LATENCY, wait, parameters.thread_pool_name
+                ),
+            )
         self.manager = Manager(
             models,
-            options.file_system_poll_wait_seconds,
-            options.enable_model_warmup,
-            options.max_num_load_retries,
-            options.load_retry_interval_micros / 1e6,
+            options,
             self._changed,
+            lambda path, code, time: self.metrics.observe(WARMUP_LATENCY, time, path, code),
         )
-        self.core = Core(self.manager, options.enable_serialization_as_tensor_content)
+        self.core = Core(self.manager, options, self.metrics, self._batcher)
         self.grpc_addr = self.rest_url = ""
         self._health = health.HealthServicer()
-        self._grpc = self._rest = None
+        self._grpc = self._rest = self._file = None
 
     def start(self):
         """Listens and begins to load; health says NOT_SERVING until every model is available.
@@ -124,24 +90,37 @@ class Server:
         self._changed()
         try:
             if options.port != 0 or options.grpc_socket_path:
-                self._grpc = self._make_grpc()
+                self._grpc, self.grpc_addr = grpc_server.make(
+                    self.core, options, self._tokens, self._certificates, self._health
+                )
                 self._grpc.start()
             if options.rest_api_port != 0:
-                self._rest = RestServer(self.core, self.ready, options)
+                app = App(self.core, self.ready, self._tokens, self._metrics_path, options)
+                self._rest = RestServer(app, options, self._context)
                 self._rest.start()
                 self.rest_url = self._rest.url
         except CodedError:
             if self._grpc is not None:
                 self._grpc.stop(None).wait()
+            if self._batcher is not None:
+                self._batcher.stop()
             raise
         self.manager.start()
+        if options.model_config_file_poll_wait_seconds:
+            self._file = ConfigFile(
+                options.model_config_file,
+                options.model_config_file_poll_wait_seconds,
+                self.manager,
+                RELOAD_SECONDS,
+            )
+            self._file.start()
         return self
 
     def ready(self):
         """Whether every model has an available version and the server is not draining."""
-        return self.manager.ready() and not self.core.draining
+        return self.manager.ready() and not self.core.gate.closed
 
-    def wait_until_ready(self, seconds=60.0):
+    def wait_until_ready(self, seconds=300.0):
         """Waits for every model to be available.
 
         Raises:
@@ -160,7 +139,7 @@ class Server:
             if not any("is AVAILABLE" in s for s in states):
                 raise CodedError(
                     "KUG-S06",
-                    model.base_path,
+                    model.config.base_path,
                     "; ".join(states),
                     f"a version that loads within {seconds:g} s",
                     fix="push a whole version with `unigan export` or `unigan push`",
@@ -173,14 +152,20 @@ class Server:
             drain_seconds: Longest wait; None takes the option.
         """
         seconds = self.options.drain_seconds if drain_seconds is None else drain_seconds
-        self.core.draining = True
+        self.core.gate.close()
         self._changed()
-        self.core.wait_idle(seconds)
+        if self._file is not None:
+            self._file.stop()
+        self.core.gate.wait_idle(seconds)
         if self._grpc is not None:
             self._grpc.stop(1.0).wait()
         if self._rest is not None:
             self._rest.stop()
+        if self._batcher is not None:
+            self._batcher.stop()
         self.manager.stop()
+        if self._file is not None:
+            self._file.join()
 
     def __enter__(self):
         self.start()
@@ -200,46 +185,6 @@ class Server:
         status = kinds.SERVING if self.ready() else kinds.NOT_SERVING
         for name in ("", PREDICTION, MODEL):
             self._health.set(name, status)
-
-    def _make_grpc(self):
-        options = self.options
-        server = grpc.server(
-            concurrent.futures.ThreadPoolExecutor(_THREADS, "unigan-grpc"),
-            options=[
-                ("grpc.max_receive_message_length", options.max_request_bytes or -1),
-                ("grpc.max_send_message_length", -1),
-                # Without this, a second server would share the port in silence.
-                ("grpc.so_reuseport", 0),
-            ],
-        )
-        for service in (PREDICTION, MODEL):
-            handlers = {
-                name: _handler(self.core, name, message, function)
-                for name, (owner, message, function) in _METHODS.items()
-                if owner == service
-            }
-            server.add_generic_rpc_handlers(
-                (grpc.method_handlers_generic_handler(service, handlers),)
-            )
-        names = [PREDICTION, MODEL, reflection.SERVICE_NAME]
-        if options.enable_grpc_healthcheck_service:
-            health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-            names.append(health.SERVICE_NAME)
-        reflection.enable_server_reflection(names, server)
-        addresses = [f"unix:{options.grpc_socket_path}"] if options.grpc_socket_path else []
-        if options.port != 0:
-            addresses.append(f"{options.host}:{options.port or 0}")
-        for address in addresses:
-            try:
-                bound = server.add_insecure_port(address)
-            except RuntimeError:
-                raise CodedError(
-                    "KUG-S06", address, "an address in use or not ours", "one to listen on",
-                    fix="choose another --port",
-                ) from None  # fmt: skip
-        if options.port != 0:
-            self.grpc_addr = f"{options.host}:{bound}"
-        return server
 
 
 def _check_labels(models, allow):
@@ -286,15 +231,19 @@ def serve(options):
     over, end = os.pipe()
     signals = (signal.SIGTERM, signal.SIGINT)
     before = [signal.signal(number, lambda *_: os.write(end, b"x")) for number in signals]
+    # What the imports left stays for good: collections during requests need not go through it.
+    gc.collect()
+    gc.freeze()
     try:
         try:
             server = Server(**vars(options)).start()
             names = ", ".join(
-                f"{m.name} from {m.base_path}" for m in server.manager.models.values()
+                f"{name} from {m.config.base_path}" for name, m in server.manager.models.items()
             )
             places = [f"gRPC {server.grpc_addr}"] * bool(server.grpc_addr)
             places += [f"REST {server.rest_url}"] * bool(server.rest_url)
             print(f"Serving {names}: {', '.join(places)}", file=sys.stderr, flush=True)
+            _warn(options)
             os.read(over, 1)
         finally:
             # A second signal ends the drain at once.
@@ -304,5 +253,19 @@ def serve(options):
             os.close(end)
         server.stop()
     finally:
+        gc.unfreeze()
         access_log.removeHandler(handler)
     return 0
+
+
+def _warn(options):
+    """Says it where anybody on the network may ask."""
+    local = options.host in ("localhost", "::1") or options.host.startswith("127.")
+    missing = [
+        text
+        for flag, text in (("ssl_config_file", "TLS"), ("auth_token_file", "tokens"))
+        if not getattr(options, flag)
+    ]
+    if not local and missing:
+        text = f"Warning: {options.host} is open to others without {' and '.join(missing)}"
+        print(text, file=sys.stderr, flush=True)

@@ -3,12 +3,14 @@
 import argparse
 import dataclasses
 import os
-from pathlib import Path
-
-from google.protobuf import text_format
 
 from keras_unigan.errors import CodedError, did_you_mean
-from keras_unigan.serving import wire
+from keras_unigan.serving import config_files
+
+_NOT_NEGATIVE = (
+    *("port", "rest_api_port", "max_num_load_retries", "model_config_file_poll_wait_seconds"),
+    *("max_request_bytes", "max_tensor_bytes", "max_request_seconds", "max_in_flight_bytes"),
+)
 
 
 def _flag(default, text):
@@ -25,12 +27,20 @@ class Options:
     model_base_path: str | None = _flag(None, "Folder whose numbered folders are the versions.")
     model_name: str | None = _flag(None, "Name of the model; default: last part of the base path.")
     model_config_file: str | None = _flag(None, "Text proto ModelServerConfig: several models.")
+    model_config_file_poll_wait_seconds: float = _flag(
+        0.0, "Seconds between two looks at that file; 0 reads it once."
+    )
     host: str = _flag("127.0.0.1", "Address to listen on; 0.0.0.0 opens the server to others.")
     port: int | None = _flag(8500, "gRPC port; 0 is off.")
     rest_api_port: int | None = _flag(0, "REST port; 0 is off.")
     grpc_socket_path: str = _flag("", "Unix socket for gRPC, besides the port.")
     file_system_poll_wait_seconds: float = _flag(1.0, "Seconds between two looks for versions.")
     rest_api_timeout_in_ms: int = _flag(30_000, "Longest a REST request may run.")
+    rest_api_enable_cors_support: bool = _flag(False, "Let web pages of other origins ask REST.")
+    enable_batching: bool = _flag(False, "Run requests of the same shapes together.")
+    batching_parameters_file: str = _flag("", "Text proto BatchingParameters.")
+    monitoring_config_file: str = _flag("", "Text proto MonitoringConfig: the Prometheus page.")
+    ssl_config_file: str = _flag("", "Text proto SSLConfig: TLS on both ports.")
     enable_model_warmup: bool = _flag(True, "Answer the version's warm-up requests first.")
     max_num_load_retries: int = _flag(5, "Further tries to load a version that failed.")
     load_retry_interval_micros: int = _flag(60_000_000, "Microseconds between two tries.")
@@ -41,7 +51,13 @@ class Options:
         False, "Answer in tensor_content instead of float_val and the like."
     )
     enable_grpc_healthcheck_service: bool = _flag(True, "Offer grpc.health.v1.")
+    auth_token_file: str = _flag("", "Bearer tokens, one a line; requests must carry one.")
+    admin_token_file: str = _flag("", "Bearer tokens that may reload the list of models.")
     max_request_bytes: int = _flag(0, "Longest request on either port; 0 is unlimited.")
+    max_tensor_bytes: int = _flag(0, "Most bytes of a request's tensors, unpacked; 0: any.")
+    max_request_seconds: float = _flag(0.0, "Longest any request may run; 0 is unlimited.")
+    max_concurrent_requests: int = _flag(256, "Requests in flight; those above are refused.")
+    max_in_flight_bytes: int = _flag(0, "Bytes of all requests in flight; 0 is unlimited.")
     drain_seconds: float = _flag(30.0, "Longest wait for requests in flight after SIGTERM.")
 
     def __post_init__(self):
@@ -53,15 +69,26 @@ class Options:
                 "exactly one of them",
                 fix="unigan serve models/NAME",
             )
-        for name in ("port", "rest_api_port", "max_request_bytes", "max_num_load_retries"):
+        for name in _NOT_NEGATIVE:
             if (getattr(self, name) or 0) < 0:
                 raise CodedError("KUG-S06", f"--{name}", f"{getattr(self, name)}", "0 or more")
-        if not self.file_system_poll_wait_seconds > 0:
+        for name in ("file_system_poll_wait_seconds", "max_concurrent_requests"):
+            if not getattr(self, name) > 0:
+                raise CodedError("KUG-S06", f"--{name}", f"{getattr(self, name)}", "more than 0")
+        if self.batching_parameters_file and not self.enable_batching:
             raise CodedError(
                 "KUG-S06",
-                "--file_system_poll_wait_seconds",
-                f"{self.file_system_poll_wait_seconds}",
-                "more than 0",
+                "server flags",
+                "batching_parameters_file without enable_batching",
+                "both of them",
+                fix="add --enable_batching",
+            )
+        if self.model_config_file_poll_wait_seconds and not self.model_config_file:
+            raise CodedError(
+                "KUG-S06",
+                "server flags",
+                "model_config_file_poll_wait_seconds without model_config_file",
+                "both of them",
             )
 
     def models(self):
@@ -71,9 +98,17 @@ class Options:
             CodedError: KUG-S06 for a bad file or a missing base path.
         """
         if self.model_config_file:
-            return read_models(self.model_config_file)
+            return config_files.read_models(self.model_config_file)
         base = os.path.abspath(self.model_base_path)
-        return (ModelConfig(self.model_name or os.path.basename(base), _folder(base)),)
+        if not os.path.isdir(base):
+            raise CodedError(
+                "KUG-S06",
+                base,
+                "no such folder",
+                "a model folder with numbered versions inside",
+                fix=f"unigan export RUN -o {base}",
+            )
+        return (config_files.ModelConfig(self.model_name or os.path.basename(base), base),)
 
     @classmethod
     def parse(cls, arguments):
@@ -121,95 +156,3 @@ def _boolean(text):
     if text.lower() not in ("true", "false", "1", "0"):
         raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
     return text.lower() in ("true", "1")
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """One model of the list.
-
-    Attributes:
-        name: Name that requests give.
-        base_path: Absolute folder of its versions.
-        policy: ("latest", n), ("all",) or ("specific", versions).
-        labels: Label -> version.
-    """
-
-    name: str
-    base_path: str
-    policy: tuple = ("latest", 1)
-    labels: dict = dataclasses.field(default_factory=dict)
-
-
-def read_models(path):
-    """Reads TensorFlow Serving's `--model_config_file`.
-
-    Raises:
-        CodedError: KUG-S06 for a file that is missing, no such text proto, or a wrong entry.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise CodedError("KUG-S06", path, "no such file", "a text proto ModelServerConfig")
-    message = wire.model_server_config_pb2.ModelServerConfig()
-    try:
-        text_format.Parse(path.read_text(encoding="utf-8"), message)
-    except (text_format.ParseError, UnicodeDecodeError) as error:
-        raise CodedError(
-            "KUG-S06",
-            path,
-            f"Error parsing text-format tensorflow.serving.ModelServerConfig: {error}",
-            "a text proto",
-        ) from error
-    result = []
-    for config in message.model_config_list.config:
-        problem = _problem(config, {m.name for m in result})
-        if problem:
-            raise CodedError("KUG-S06", path, problem, "a list of models that can be served")
-        result.append(_model(config))
-    if not result:
-        raise CodedError("KUG-S06", path, "no model", "model_config_list with a config")
-    return tuple(result)
-
-
-def _problem(config, seen):
-    """What TensorFlow Serving says of a model entry that it refuses, or None."""
-    if config.name in seen:
-        return f"Illegal to list model {config.name} multiple times in config list"
-    if not os.path.isabs(config.base_path):
-        return (
-            f"Expected model {config.name} to have an absolute path or URI; "
-            f"got base_path()={config.base_path}"
-        )
-    if not config.model_platform and not config.model_type:
-        return (
-            "Illegal setting neither ModelServerConfig::model_type (deprecated) nor "
-            f"ModelServerConfig::model_platform, model name is {config.name}"
-        )
-    if config.model_platform not in ("", "tensorflow"):
-        return f"model_platform {config.model_platform!r} of model {config.name}"
-    return None
-
-
-def _model(config):
-    policy, kind = (
-        config.model_version_policy,
-        config.model_version_policy.WhichOneof("policy_choice"),
-    )
-    if kind == "specific":
-        chosen = ("specific", tuple(policy.specific.versions))
-    elif kind == "all":
-        chosen = ("all",)
-    else:
-        chosen = ("latest", policy.latest.num_versions or 1)
-    return ModelConfig(config.name, _folder(config.base_path), chosen, dict(config.version_labels))
-
-
-def _folder(path):
-    if not os.path.isdir(path):
-        raise CodedError(
-            "KUG-S06",
-            path,
-            "no such folder",
-            "a model folder with numbered versions inside",
-            fix=f"unigan export RUN -o {path}",
-        )
-    return path

@@ -37,7 +37,13 @@ def _load(names):
 
 (
     tensor_pb2,
+    example_pb2,
     model_pb2,
+    input_pb2,
+    classification_pb2,
+    regression_pb2,
+    inference_pb2,
+    model_management_pb2,
     predict_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
@@ -52,10 +58,16 @@ def _load(names):
 ) = _load(
     [
         "tensorflow.core.framework.tensor_pb2",
+        "tensorflow.core.example.example_pb2",
         *(
             f"tensorflow_serving.apis.{name}"
             for name in (
                 "model_pb2",
+                "input_pb2",
+                "classification_pb2",
+                "regression_pb2",
+                "inference_pb2",
+                "model_management_pb2",
                 "predict_pb2",
                 "get_model_metadata_pb2",
                 "get_model_status_pb2",
@@ -90,7 +102,7 @@ _TYPES = {
     23: ("uint64", "uint64", "uint64_val"),
 }
 _NUMBERS = {numpy_name: number for number, (_, numpy_name, _) in _TYPES.items()}
-STRING = 7
+FLOAT, STRING = 1, 7
 # Tag of each value field in TensorProto, wire type 2 (packed).
 _TAGS = {
     "half_val": b"\x6a",
@@ -131,6 +143,16 @@ def type_number(dtype):
     return _NUMBERS[name]
 
 
+def declared_bytes(proto):
+    """Bytes that an array of a TensorProto's declared shape takes; strings count as they are."""
+    dtype = numpy_dtype(proto.dtype)
+    if dtype is None:
+        return 0
+    if proto.dtype == STRING:
+        return len(proto.tensor_content) + sum(map(len, proto.string_val))
+    return math.prod(max(0, d.size) for d in proto.tensor_shape.dim) * dtype.itemsize
+
+
 def to_array(proto, name):
     """Reads a TensorProto; large contents are not copied (the array is then read-only).
 
@@ -151,22 +173,30 @@ def to_array(proto, name):
     shape = [d.size for d in proto.tensor_shape.dim]
     if dtype is None or proto.tensor_shape.unknown_rank or min(shape, default=0) < 0:
         raise invalid(f"tensor parsing error: {name}")
-    count = math.prod(shape)
+    try:
+        return _flat(proto, math.prod(shape), dtype, name).reshape(shape)
+    except ValueError:
+        # NumPy has fewer axes, and no sizes beyond its own, even beside a zero.
+        raise invalid(f"tensor parsing error: {name}") from None
+
+
+def _flat(proto, count, dtype, name):
+    """The first `count` values of a TensorProto."""
     content = proto.tensor_content
     if proto.dtype == STRING:
         values = _strings(content, count, name) if content else list(proto.string_val)
-        return _fill_strings(values, count, name).reshape(shape)
+        return _fill_strings(values, count, name)
     if content:
         if len(content) != count * dtype.itemsize:
             raise invalid(f"tensor parsing error: {name}")
-        return np.frombuffer(content, dtype).reshape(shape)
+        return np.frombuffer(content, dtype)
     values = _values(proto, _TYPES[proto.dtype][2], dtype)
     if len(values) < count:
         _check_fill(count * dtype.itemsize, values.nbytes, name)
         filled = np.full(count, values[-1] if len(values) else 0, dtype)
         filled[: len(values)] = values
         values = filled
-    return values[:count].reshape(shape)
+    return values[:count]
 
 
 def _values(proto, field, dtype):

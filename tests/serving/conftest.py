@@ -6,6 +6,16 @@ import shutil
 import pytest
 
 
+def read_x(examples):
+    """Feature "x" plus feature "shift" of serialized tf.Examples."""
+    import tensorflow as tf
+
+    features = {"x": tf.io.FixedLenFeature([], tf.float32)}
+    features["shift"] = tf.io.FixedLenFeature([], tf.float32, 0.0)
+    parsed = tf.io.parse_example(examples, features)
+    return parsed["x"] + parsed["shift"]
+
+
 def save_toy(folder, scale):
     """SavedModel whose `serving_default` multiplies an image by `scale`."""
     import tensorflow as tf
@@ -61,8 +71,32 @@ def save_toy(folder, scale):
         def scalar(self, x):
             return {"mean": tf.reduce_mean(x), "x": x}
 
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
+        def uneven(self, x):
+            return {"all": x, "first": x[:1]}
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
+        def classify(self, inputs):
+            x = read_x(inputs)
+            classes = tf.tile([["low", "high"]], [tf.size(x), 1])
+            return {"classes": classes, "scores": tf.stack([1.0 - x, x], 1)}
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
+        def regress(self, inputs):
+            return {"outputs": read_x(inputs) * self.scale}
+
+        @tf.function(
+            input_signature=[
+                tf.TensorSpec([None], tf.string, "nifti_bytes"),
+                tf.TensorSpec([None], tf.string, "modality"),
+            ]
+        )
+        def segment_nifti(self, nifti_bytes, modality):
+            return {"label_map_nifti_bytes": tf.strings.join([modality, nifti_bytes], "|")}
+
     toy = Toy()
-    names = ("image", "pair", "text", "leak", "slow", "scalar")
+    names = ("image", "pair", "text", "leak", "slow", "scalar", "classify", "regress")
+    names += ("segment_nifti", "uneven")
     signatures = {name: getattr(toy, name) for name in names}
     signatures["serving_default"] = signatures.pop("image")
     tf.saved_model.save(toy, str(folder), signatures=signatures)

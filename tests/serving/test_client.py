@@ -46,13 +46,13 @@ def test_status_metadata_and_card(client, exported):
         {"version": 1, "state": "AVAILABLE", "error_code": 0, "error_message": ""}
     ]
     found = client.metadata()
-    assert set(found) == {"serving_default", "segment", "describe"}
     assert found["segment"]["inputs"] == {
         "image": {"dtype": "float", "shape": [-1, -1, -1, 1]},
         "modality": {"dtype": "string", "shape": [-1]},
         "statistics": {"dtype": "float", "shape": [-1, 4]},
     }
     card = client.describe()
+    assert set(found) == set(card["signatures"]) >= {"serving_default", "segment", "describe"}
     assert card["plan"] == json.loads(json.dumps(exported[1].to_dict()))
 
 
@@ -69,15 +69,26 @@ def test_predict_answers_arrays(toy):
     assert found["text"].tolist() == [b"CT"]
 
 
+@pytest.mark.parametrize("via", ["windows", "file"])
 @pytest.mark.parametrize("modality", [None, "ct", "T1"])
-def test_segment_equals_local_inference(client, exported, modality):
+def test_segment_equals_local_inference(client, exported, modality, via):
     network, plan, _, _ = exported
     image = scan()
     local = inference.predict((network, plan), image, modality)
-    served = client.segment(image, modality)
+    steps = []
+    served = client.segment(image, modality, via=via, progress=lambda *s: steps.append(s))
     assert len(np.unique(local.get_fdata())) > 1
     np.testing.assert_array_equal(served.get_fdata(), local.get_fdata())
     np.testing.assert_array_equal(served.affine, image.affine)
+    header = served.header
+    assert bytes(header["descrip"].item()) == b"keras_unigan: version 1 of unigan"
+    for field in ("qform_code", "sform_code", "pixdim", "xyzt_units"):
+        np.testing.assert_array_equal(header[field], local.header[field])
+    if via == "file":
+        assert steps == [(0, 1), (1, 1)]
+    else:
+        assert steps[-1][0] == steps[-1][1] > 4
+        assert [done for done, _ in steps] == sorted(done for done, _ in steps)
 
 
 def test_volumes_of_regions_are_segmented_in_3d(exported, tmp_path):
@@ -251,8 +262,8 @@ def test_one_scan_is_segmented_by_one_version(exported, tmp_path, monkeypatch):
     ):
         real, asked = client._predict, []
 
-        def watch(inputs, signature, outputs, version):
-            answer = real(inputs, signature, outputs, version)
+        def watch(inputs, signature, outputs, version, timeout=None):
+            answer = real(inputs, signature, outputs, version, timeout)
             asked.append((signature, answer[1]))
             if len(asked) == 3:
                 (tmp_path / "2").rename(base / "2")
@@ -261,7 +272,7 @@ def test_one_scan_is_segmented_by_one_version(exported, tmp_path, monkeypatch):
             return answer
 
         monkeypatch.setattr(client, "_predict", watch)
-        found = client.segment(scan(), "ct", batch_size=2)
+        found = client.segment(scan(), "ct", batch_size=2, via="windows")
     # The first version went away after two requests: all windows were asked again of the second.
     assert asked[:3] == [("describe", 1), ("segment", 1), ("segment", 1)]
     assert asked[3] == ("describe", 2)
@@ -269,3 +280,4 @@ def test_one_scan_is_segmented_by_one_version(exported, tmp_path, monkeypatch):
     assert set(asked[4:]) == {("segment", 2)}
     local = inference.predict((network, plan), scan(), "ct")
     np.testing.assert_array_equal(found.get_fdata(), local.get_fdata())
+    assert b"version 2 of unigan" in bytes(found.header["descrip"].item())

@@ -94,9 +94,6 @@ def test_paths(rest):
     assert error(ask(rest, body, "/v1/models/toy/labels/x%79:predict")) == (
         "Unrecognized servable version label: xy"
     )
-    for method in ("classify", "regress"):
-        text = error(ask(rest, body, f"/v1/models/toy:{method}"), 501)
-        assert text == "This server does not implement the method"
 
 
 @pytest.mark.parametrize(
@@ -119,7 +116,8 @@ def test_malformed_paths(rest, verb, path):
 
 def test_other_paths(rest):
     error(rest.get("/"), 404)
-    error(rest.get("/monitoring/prometheus/metrics"), 404)
+    error(rest.get("/monitoring/prometheus"), 404)
+    error(rest.post("/monitoring/prometheus/metrics"), 404)
     assert error(rest.get("/v1/models")) == "Missing model name in request."
     error(rest.get(f"/v1/models/toy/versions/{2**63}"))
     error(rest.get(f"/v1/models/toy/versions/{'9' * 5000}"))
@@ -270,6 +268,14 @@ SECRET = "Jane Doe 1970"
         (
             {"signature_name": "scalar", "instances": [1.0, 2.0]},
             "Tensor name: mean has no shape information",
+        ),
+        (
+            {"signature_name": "uneven", "instances": [1.0, 2.0]},
+            "Tensor name: first has inconsistent batch size: 1 expecting: 2",
+        ),
+        (
+            {"instances": [json.loads("[" * 200 + "1" + "]" * 200)]},
+            "JSON Parse error: Nested too deeply.",
         ),
         (
             {"inputs": [[[1, 2, 3]]]},

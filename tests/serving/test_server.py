@@ -10,7 +10,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from serving_stubs import IMAGE, Stubs, predict, refused
 
 from keras_unigan.serving import wire
-from keras_unigan.serving.server import MODEL, PREDICTION
+from keras_unigan.serving.grpc_server import MODEL, PREDICTION
 
 
 @pytest.fixture(scope="module")
@@ -194,10 +194,8 @@ def test_bytes_that_are_no_request(stubs):
 @pytest.mark.parametrize(
     "method",
     [
-        f"{PREDICTION}/Classify",
-        f"{PREDICTION}/Regress",
-        f"{PREDICTION}/MultiInference",
-        f"{MODEL}/HandleReloadConfigRequest",
+        f"{PREDICTION}/Explain",
+        f"{MODEL}/Predict",
         "no.Such/Method",
     ],
 )
@@ -219,7 +217,8 @@ def test_metadata(stubs):
     assert answer.metadata["signature_def"].Unpack(signatures)
     found = signatures.signature_def
     assert set(found) == {
-        *("serving_default", "pair", "text", "leak", "slow", "scalar", "__saved_model_init_op"),
+        *("serving_default", "pair", "text", "leak", "slow", "scalar", "classify", "regress"),
+        *("segment_nifti", "uneven", "__saved_model_init_op"),
     }
     image = found["serving_default"].inputs["image"]
     assert image.dtype == 1

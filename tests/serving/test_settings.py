@@ -1,7 +1,7 @@
 import pytest
 
 from keras_unigan.errors import CodedError
-from keras_unigan.serving import settings
+from keras_unigan.serving import config_files, settings
 
 
 @pytest.fixture
@@ -13,7 +13,7 @@ def folder(tmp_path):
 def test_flags_have_tensorflow_serving_s_names_and_defaults(folder):
     options = settings.Options.parse([folder])
     assert (options.port, options.rest_api_port, options.host) == (8500, 0, "127.0.0.1")
-    assert options.models() == (settings.ModelConfig("unigan", folder),)
+    assert options.models() == (config_files.ModelConfig("unigan", folder),)
     options = settings.Options.parse(
         [
             *("--port=1", "--rest_api_port", "2", "--enable_model_warmup=false"),
@@ -53,7 +53,7 @@ def test_a_missing_folder_is_named(tmp_path):
 
 def read(tmp_path, text):
     (tmp_path / "models.config").write_text(text)
-    return settings.read_models(tmp_path / "models.config")
+    return config_files.read_models(tmp_path / "models.config")
 
 
 def test_model_config_file(tmp_path, folder):
@@ -110,4 +110,4 @@ def test_bad_config_files_are_refused(tmp_path, entry, text):
 
 def test_a_missing_config_file_is_named(tmp_path):
     with pytest.raises(CodedError, match="no such file"):
-        settings.read_models(tmp_path / "no.config")
+        config_files.read_models(tmp_path / "no.config")

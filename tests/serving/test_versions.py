@@ -265,15 +265,18 @@ def test_labels_and_lists_of_absent_versions_are_refused(base):
         configured(base, "model_version_policy { specific { versions: 8 versions: 9 } }")
 
 
-def test_memory_does_not_grow_with_swaps(base, toy_models):
+@pytest.mark.parametrize(
+    ("swaps", "requests"), [(12, 20), pytest.param(20, 50, marks=pytest.mark.slow)]
+)
+def test_memory_does_not_grow_with_swaps(base, toy_models, swaps, requests):
     psutil = pytest.importorskip("psutil")
     me = psutil.Process()
     with Server(base, **FAST) as running, Client(running.grpc_addr, "toy") as client:
         sizes = []
-        for number in range(2, 14):
+        for number in range(2, 2 + swaps):
             put(toy_models[number % 2], base, str(number))
             until(lambda number=number: states(client).get(number) == "AVAILABLE")
-            for _ in range(20):
+            for _ in range(requests):
                 scale(client)
             shutil.rmtree(base / str(number - 1))
             sizes.append(me.memory_info().rss)
