@@ -8,13 +8,15 @@ BIN := $(VENV)/bin
 METADATA := pyproject.toml setup.py constraints.txt
 DEMO := unigan_demo
 
-.PHONY: quickstart test test-all lint format docs bench clean help
+.PHONY: quickstart test test-all lint format docs bench conformance clean help
 
 help:
 	@echo "make quickstart   venv, install, then the whole road on phantoms (unigan demo)"
 	@echo "make test         venv, install, lint, tests"
 	@echo "make test-all     the same with slow tests"
 	@echo "make format | lint | docs | bench | clean"
+	@echo "make conformance GRPC_ADDR=host:8500 REST_URL=http://host:8501 MODEL_NAME=name"
+	@echo "                  whether a server behaves like TensorFlow Serving [TOKEN_FILE= CA_FILE=]"
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "keras-unigan needs Python >= 3.11 on the PATH (or make PYTHON=/path/to/python)"; exit 4; }
@@ -55,6 +57,11 @@ docs: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+conformance: $(VENV)/.installed
+	@test -n "$(GRPC_ADDR)" -a -n "$(MODEL_NAME)" || { echo "which server? make conformance GRPC_ADDR=host:8500 REST_URL=http://host:8501 MODEL_NAME=name"; exit 2; }
+	$(BIN)/python -m keras_unigan.serving.conformance --grpc_addr "$(GRPC_ADDR)" --rest_url "$(REST_URL)" \
+		--model_name "$(MODEL_NAME)" --token_file "$(TOKEN_FILE)" --ca_file "$(CA_FILE)"
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info $(DEMO)

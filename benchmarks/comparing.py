@@ -63,10 +63,15 @@ def train(experiment, quiet):
             raise SystemExit(
                 f"{output} was trained with other settings: give --tag a name for these"
             )
-        if entries.is_file() and read_json(entries)[-1]["status"] == "finished":
-            return sum(entry["seconds"] for entry in read_json(entries))
+        if entries.is_file() and sessions(entries)[-1]["status"] == "finished":
+            return sum(entry["seconds"] for entry in sessions(entries))
     training.run(experiment, resume=resume, overwrite=not resume, quiet=quiet)
-    return sum(entry["seconds"] for entry in read_json(entries))
+    return sum(entry["seconds"] for entry in sessions(entries))
+
+
+def sessions(path):
+    """Entries of training in a `run.json`."""
+    return [entry for entry in read_json(path) if entry["command"] == "train"]
 
 
 def read_rows(path):

@@ -2,10 +2,17 @@
 
 Each side runs in processes of its own, on one thread, in turn, `--repeats` times: `transforms`
 (read, RAS+, crop, resample, normalise; ours, in NumPy), `job` (the whole Beam job, which writes
-compressed shards on top), `monai` (LoadImaged, Orientationd, CropForegroundd, Spacingd with its
-default kernels, bilinear and nearest, NormalizeIntensityd; ours are cubic and linear one-hot) and
-`nnunet` (`DefaultPreprocessor.run_case`; cubic splines and linear one-hot). A core-second is one
-second of CPU time of the process, imports left out, so other work on the machine counts little.
+compressed shards with checksums on top, and has the fixed cost of starting Beam), `monai`
+(LoadImaged, Orientationd, CropForegroundd, Spacingd with its default kernels, bilinear and nearest,
+NormalizeIntensityd; ours are cubic and linear one-hot; nothing is written), `monai_saved` (with
+SaveImaged of both as .nii.gz on top, which nibabel packs at level 1, as we do) and `nnunet`
+(`DefaultPreprocessor.run_case`; cubic splines and linear one-hot; nothing is written). A
+core-second is one second of CPU time of the process, imports left out, so other work on the machine
+counts little.
+
+`--scaling` measures the job alone, in one and in two processes: volumes a second by the clock
+between the first and the last shard, so without the start of the processes. Believe it only on a
+machine that has nothing else to do.
 
 MONAI and nnU-Net do not belong into our environment. Give the Python of one that has them:
 
@@ -25,7 +32,8 @@ import tempfile
 import time
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-SIDES = ("transforms", "job", "monai", "nnunet")
+SIDES = ("transforms", "job", "monai", "monai_saved", "nnunet")
+OURS = SIDES[:2]
 DATASET = "brain_tumour_4mod_tcga"
 
 
@@ -84,29 +92,36 @@ def job(spec):
     return all_of_them
 
 
-def monai(spec):
-    """The equivalent chain of MONAI's dictionary transforms."""
+def monai(spec, folder=None):
+    """The equivalent chain of MONAI's dictionary transforms, which writes to a folder if given."""
     import torch
     from monai import transforms as mt
 
     torch.set_num_threads(1)
     keys = ["image", "label"]
-    chain = mt.Compose(
-        [
-            mt.LoadImaged(keys, image_only=True),
-            mt.EnsureChannelFirstd(keys),
-            mt.Orientationd(keys, axcodes="RAS"),
-            mt.CropForegroundd(
-                keys,
-                source_key="image",
-                select_fn=lambda x: x != x.flatten()[0],
-                allow_smaller=True,
-            ),
-            mt.Spacingd(keys, pixdim=spec["spacing"], mode=("bilinear", "nearest")),
-            mt.NormalizeIntensityd("image", nonzero=True),
-        ]
-    )
+    steps = [
+        mt.LoadImaged(keys, image_only=True),
+        mt.EnsureChannelFirstd(keys),
+        mt.Orientationd(keys, axcodes="RAS"),
+        mt.CropForegroundd(
+            keys,
+            source_key="image",
+            select_fn=lambda x: x != x.flatten()[0],
+            allow_smaller=True,
+        ),
+        mt.Spacingd(keys, pixdim=spec["spacing"], mode=("bilinear", "nearest")),
+        mt.NormalizeIntensityd("image", nonzero=True),
+    ]
+    for key, dtype in (("image", "float32"), ("label", "uint8")) if folder else ():
+        saved = {"output_dir": folder, "output_dtype": dtype, "output_postfix": key}
+        steps.append(mt.SaveImaged(key, **saved, resample=False, print_log=False))
+    chain = mt.Compose(steps)
     return lambda image, label: chain({"image": image, "label": label})["image"].numpy()
+
+
+def monai_saved(spec):
+    """MONAI's chain, with its results on disk."""
+    return monai(spec, spec["folder"])
 
 
 def nnunet(spec):
@@ -157,8 +172,8 @@ def nnunet(spec):
 
 def work(spec):
     """Runs one side on all volumes; prints CPU seconds, wall seconds, peak memory and shapes."""
-    run = {"transforms": transforms, "job": job, "monai": monai, "nnunet": nnunet}[spec["side"]]
-    run = run(spec)
+    sides = (transforms, job, monai, monai_saved, nnunet)
+    run = dict(zip(SIDES, sides, strict=True))[spec["side"]](spec)
     if spec["side"] != "job":
         run(*spec["volumes"][0])  # what is made once (caches, tables) is not timed
     shapes, start, cpu = [], time.perf_counter(), time.process_time()
@@ -176,8 +191,9 @@ def measure(python, spec):
     """Runs one side in a new process; its figures, or a text that says why there are none."""
     environment = {**os.environ, **dict.fromkeys(THREADS, "1"), "TF_CPP_MIN_LOG_LEVEL": "3"}
     environment |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
-    command = [python, __file__, "--work", json.dumps(spec)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    with tempfile.TemporaryDirectory() as folder:
+        command = [python, __file__, "--work", json.dumps({**spec, "folder": folder})]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         return (done.stderr.strip().splitlines() or ["no message"])[-1]
     return json.loads(done.stdout.splitlines()[-1])
@@ -187,12 +203,53 @@ def spread(values, digits=3):
     return [round(v, digits) for v in (min(values), statistics.median(values), max(values))]
 
 
+def pairs_of(options):
+    """Paths of image and label map; the same ones again where there are fewer than wanted."""
+    root = pathlib.Path(options.data).resolve()
+    rows = csv.DictReader((root / "manifest.csv").open())
+    found = [
+        [str(root / r["image"]), str(root / r["label"])]
+        for r in rows
+        if r["dataset"] == options.dataset and r["label"]
+    ]
+    return [found[n % len(found)] for n in range(options.volumes)]
+
+
+def scaling(spec, workers):
+    """Volumes a second of the job in some processes, between its first and its last shard."""
+    from keras_unigan.config import Case, Study
+
+    plan = plan_of(spec)
+    with tempfile.TemporaryDirectory() as folder:
+        cases = [
+            Case(f"s{n:03d}", "mr", image, label, "train")
+            for n, (image, label) in enumerate(spec["volumes"])
+        ]
+        Study("benchmark", plan.modalities, plan.labels, tuple(cases)).save(f"{folder}/s.json")
+        plan.save(f"{folder}/plan.json")
+        command = [sys.executable, "-m", "keras_unigan.pipelines.preprocess"]
+        command += ["--study", f"{folder}/s.json", "--plan", f"{folder}/plan.json"]
+        command += ["--output", f"{folder}/shards", "--cases_per_shard", "1"]
+        command += ["--direct_running_mode", "multi_processing"]
+        command += ["--direct_num_workers", str(workers)]
+        environment = {**os.environ, **dict.fromkeys(THREADS, "1"), "TF_CPP_MIN_LOG_LEVEL": "3"}
+        subprocess.run(command, env=environment, check=True, capture_output=True)
+        done = sorted(p.stat().st_mtime for p in pathlib.Path(folder).glob("shards/done/*/*.json"))
+        (entry,) = json.loads(pathlib.Path(folder, "shards", "run.json").read_text())
+    return {
+        "volumes_per_second": (len(done) - 1) / (done[-1] - done[0]),
+        "volumes_per_core_second": len(done) / entry["counters"]["core_seconds"],
+        "workers": entry["counters"]["workers"],
+    }
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--others", help="Python with MONAI and nnU-Net; left out: only ours")
-    parser.add_argument("--volumes", type=int, default=4)
+    parser.add_argument("--volumes", type=int, default=16, help="repeated where there are fewer")
+    parser.add_argument("--scaling", action="store_true", help="one process against two")
     parser.add_argument("--spacing", type=float, default=1.2, help="mm, of all axes")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--data", default=os.environ.get("UNIGAN_DATA", "../shared/data"))
@@ -202,17 +259,12 @@ def main():
     options = parser.parse_args()
     if options.work:
         return work(json.loads(options.work))
-    root = pathlib.Path(options.data).resolve()
-    rows = csv.DictReader((root / "manifest.csv").open())
-    pairs = [
-        [str(root / r["image"]), str(root / r["label"])]
-        for r in rows
-        if r["dataset"] == options.dataset and r["label"]
-    ][: options.volumes]
+    pairs = pairs_of(options)
     spec = {"volumes": pairs, "spacing": [options.spacing] * 3}
     spec["labels"] = [int(v) for v in options.labels.split(",")]
-    pythons = {"transforms": sys.executable, "job": sys.executable}
-    pythons |= {"monai": options.others, "nnunet": options.others}
+    if options.scaling:
+        return print(json.dumps({"benchmark": "scaling", **{n: scaling(spec, n) for n in (1, 2)}}))
+    pythons = {side: sys.executable if side in OURS else options.others for side in SIDES}
     found, skipped = {side: [] for side in SIDES}, {}
     for _ in range(options.repeats):
         for side in SIDES:
@@ -227,7 +279,10 @@ def main():
             else:
                 found[side].append(result)
     rates = {s: [len(pairs) / r["cpu"] for r in runs] for s, runs in found.items() if runs}
-    one = measure(sys.executable, {**spec, "side": "job", "volumes": pairs[:1]})
+    peaks = {}
+    for volumes in (pairs[:1], pairs * 2):
+        result = measure(sys.executable, {**spec, "side": "job", "volumes": volumes})
+        peaks[len(volumes)] = result if isinstance(result, str) else result["peak_mib"]
     summary = {
         "benchmark": "preprocess",
         "volumes": len(pairs),
@@ -236,14 +291,14 @@ def main():
         "volumes_per_core_second": {s: spread(v) for s, v in rates.items()},
         "wall_seconds": {s: spread([r["wall"] for r in found[s]], 2) for s in rates},
         "peak_mib": {s: max(r["peak_mib"] for r in found[s]) for s in rates},
-        "job_peak_mib_of_one_volume": one if isinstance(one, str) else one["peak_mib"],
+        "job_peak_mib_by_volumes": peaks,
         "shapes": {s: found[s][0]["shapes"][:1] for s in rates},
         "ratio": {
             f"{ours}_to_{other}": spread(
                 [a / b for a, b in zip(rates[ours], rates[other], strict=True)], 2
             )
-            for ours in ("transforms", "job")
-            for other in ("monai", "nnunet")
+            for ours in OURS
+            for other in SIDES[2:]
             if ours in rates and other in rates
         },
         "skipped": skipped,

@@ -136,20 +136,19 @@ def score(run, whole, modalities, known):
         modalities: Which are scored.
         known: Whether the network is told the modality.
     """
-    study, result = Study.load(whole), {}
-    for modality in modalities:
-        chosen = [c for c in study.cases if c.split == "test" and c.modality == modality]
+    study, rows = Study.load(whole), {modality: [] for modality in modalities}
+    chosen = [c for c in study.cases if c.split == "test" and c.modality in rows]
+    if chosen:
         part = dataclasses.replace(study, cases=tuple(chosen))
-        rows = [
-            row
-            for scored in evaluation.score_cases(run, part, known_modality=known)
-            for row in scored.rows
-        ]
-        result[modality] = {
-            name: round(evaluation.mean([row[name] for row in rows]), 4)
+        for scored in evaluation.score_cases(run, part, known_modality=known):
+            rows[scored.case.modality] += scored.rows
+    return {
+        modality: {
+            name: round(evaluation.mean([row[name] for row in found]), 4)
             for name in ("dice", "hd95", "assd")
         }
-    return result
+        for modality, found in rows.items()
+    }
 
 
 def experiment_of(system, setting, seed, options, shards, output):

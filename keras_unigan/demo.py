@@ -20,7 +20,8 @@ def run(output, modalities, model="segan", steps=None, seed=0, say=print, quiet=
 
     Args:
         output: Folder; emptied first.
-        modalities: Names of phantom modalities, two or more; those in `phantoms.FLAT` are pictures.
+        modalities: Names of phantom modalities, two or more; those in `phantoms.FLAT` are
+            pictures, in colour where all are in `phantoms.STAINED`.
         model: Name in `systems.SYSTEMS`.
         steps: Training steps; None takes `STEPS`.
         seed: Seed of the phantoms, weights and sampling.

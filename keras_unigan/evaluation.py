@@ -1,41 +1,68 @@
 """Scores of a model on the cases of a study: one row per case and name, on the case's own grid.
 
-Dice, HD95 and ASSD are those of `metrics`, between the label file and the prediction brought back
-to the scan's grid: in mm, or in pixels ("px") where the file does not say how far these lie apart;
-the two are never averaged. Voxels of value 255 (not labelled) are left out of both. Where neither
-holds a name there is nothing to measure: NaN, left out of means and counted. Where only one does,
-Dice is 0 and the distances are the diagonal of the volume; counted too. A case that cannot be used
-becomes rows with its code, and is counted.
+They are those of `metrics` (see docs/metrics.md), between the label file and the prediction brought
+back to the scan's grid: in mm, or in pixels ("px") where the file does not say how far these lie
+apart; the two are never averaged. Voxels of value 255 (not labelled) are left out of both. Where
+neither holds a name there is nothing to measure: NaN, left out of means and counted. Where only one
+does, overlaps are 0 and the distances are the diagonal of the volume; counted too. A case that
+cannot be used becomes rows with its code, counted as if everything had been missed (`aggregation`).
 """
 
-import csv
 import dataclasses
+import hashlib
+import importlib.metadata
 import math
 import os
-import statistics
+import platform
 import time
 from pathlib import Path
 
 import numpy as np
 
 from keras_unigan import inference, metrics
-from keras_unigan.config import IGNORE, SPLITS, Case, Study, finite, write_json
+from keras_unigan.aggregation import (
+    BIASES,
+    COLUMNS,
+    DISTANCES,
+    SCORES,
+    STATUS,
+    ScoreOptions,
+    mean,
+    summarize,
+    worst,
+    write_csv,
+)
+from keras_unigan.config import (
+    IGNORE,
+    SPLITS,
+    Case,
+    Study,
+    finite,
+    read_json,
+    write_json,
+)
 from keras_unigan.data import nifti, preprocessing, volumes
 from keras_unigan.errors import CodedError
+from keras_unigan.overlays import best_median_worst, save_overlay
 
-COLUMNS = (
-    *("case", "subject", "modality", "split", "known_modality", "name", "dice", "hd95", "assd"),
-    *("unit", "n_true", "n_pred", "status", "message", "seconds"),
-)
-SCORES = ("dice", "hd95", "assd")
-# What the truth and the prediction hold -> status of a row.
-STATUS = {
-    (True, True): "ok",
-    (True, False): "missed",
-    (False, True): "spurious",
-    (False, False): "undefined",
-}
-OVERLAY_SLICES = 9
+__all__ = [
+    "COLUMNS",
+    "SCORES",
+    "ScoreOptions",
+    "ScoredCase",
+    "best_median_worst",
+    "evaluate_run",
+    "mean",
+    "metrics_files",
+    "predicted_masks",
+    "public_message",
+    "save_overlay",
+    "score_cases",
+    "score_masks",
+    "summarize",
+    "true_masks",
+    "write_csv",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +84,7 @@ class ScoredCase:
     prediction: np.ndarray | None = None
 
 
-def score_masks(truth, prediction, names, spacing, unit="mm"):
+def score_masks(truth, prediction, names, spacing, unit="mm", options=None):
     """Scores of one case.
 
     Args:
@@ -65,33 +92,57 @@ def score_masks(truth, prediction, names, spacing, unit="mm"):
         prediction: Masks of the same shape.
         names: Name of each mask.
         spacing: Distance between voxels along each axis.
-        unit: Of the distances: "mm", or "px" where 1 is a pixel.
+        unit: Of the distances: "mm", or "px" where 1 is a pixel (then volumes are not known).
+        options: `aggregation.ScoreOptions`.
 
     Returns:
-        One dictionary per name: `name`, `dice`, `hd95`, `assd`, `unit`, `n_true`, `n_pred` (voxels)
-        and `status`: "ok", "missed" (only the truth has it), "spurious" (only the prediction) or
-        "undefined" (neither).
+        One dictionary per name with what `aggregation.COLUMNS` has of masks. `status` is "ok",
+        "missed" (only the truth has it), "spurious" (only the prediction) or "undefined" (neither).
     """
-    rows = []
-    for name, true, predicted in zip(names, truth, prediction, strict=True):
-        high, mean = metrics.surface_scores(true, predicted, spacing)
-        sizes = int(np.count_nonzero(true)), int(np.count_nonzero(predicted))
-        rows.append(
-            {
-                "name": name,
-                "dice": metrics.dice(true, predicted),
-                "hd95": high,
-                "assd": mean,
-                "unit": unit,
-                "n_true": sizes[0],
-                "n_pred": sizes[1],
-                "status": STATUS[sizes[0] > 0, sizes[1] > 0],
-            }
-        )
-    return rows
+    options = options or ScoreOptions()
+    masks = zip(names, truth, prediction, strict=True)
+    return [_score_mask(*each, spacing, unit, options) for each in masks]
 
 
-def score_cases(model, study, split="test", known_modality=True, limit=None, batch_size=4):
+def _score_mask(name, true, predicted, spacing, unit, options):
+    high, average, near = metrics.surface_scores(
+        true, predicted, spacing, options.hd95, options.tolerance
+    )
+    sizes = int(np.count_nonzero(true)), int(np.count_nonzero(predicted))
+    lesions = metrics.lesion_scores(true, predicted, options.lesion_overlap)
+    status = STATUS[sizes[0] > 0, sizes[1] > 0]
+    row = {
+        "name": name,
+        "dice": metrics.dice(true, predicted),
+        "iou": metrics.iou(true, predicted),
+        "hd95": high,
+        "assd": average,
+        "nsd": near,
+        "volume_similarity": metrics.volume_similarity(true, predicted),
+        "lesion_f1": lesions.f1,
+        "lesion_sensitivity": lesions.sensitivity,
+        "unit": unit,
+        "n_true": sizes[0],
+        "n_pred": sizes[1],
+    }
+    volume = metrics.volume_error(true, predicted, spacing)
+    known = unit == "mm"
+    row |= {
+        "volume_true_ml": volume.true_ml if known else math.nan,
+        "volume_pred_ml": volume.predicted_ml if known else math.nan,
+        "volume_error_ml": volume.signed_ml if known else math.nan,
+        "volume_error": volume.relative,
+        "false_positives": lesions.false_positives,
+        "lesions_true": lesions.true,
+        "lesions_pred": lesions.predicted,
+        "lesions_found": lesions.found,
+    }
+    return {**row, "status": status}
+
+
+def score_cases(
+    model, study, split="test", known_modality=True, limit=None, batch_size=4, options=None
+):
     """Predicts and scores the labelled cases of a split, one after the other.
 
     Args:
@@ -101,6 +152,7 @@ def score_cases(model, study, split="test", known_modality=True, limit=None, bat
         known_modality: Whether the model is told the modality.
         limit: Only the first so many cases.
         batch_size: Windows per step.
+        options: `aggregation.ScoreOptions`.
 
     Yields:
         `ScoredCase`.
@@ -121,18 +173,24 @@ def score_cases(model, study, split="test", known_modality=True, limit=None, bat
             "Scores would compare different things.",
             "use the study that the model was trained on, or train again",
         )
-    cases = [c for c in study.cases if c.split == split and c.label is not None][:limit]
+    cases = _labelled(study, split)[:limit]
     if not cases:
         raise CodedError("KUG-D14", study.name, f"no labelled case in split {split!r}", "one")
     for case in cases:
-        yield _score_case(predictor, study, case, known_modality, batch_size)
+        yield _score_case(
+            predictor, study, case, known_modality, batch_size, options or ScoreOptions()
+        )
+
+
+def _labelled(study, split):
+    return [c for c in study.cases if c.split == split and c.label is not None]
 
 
 def _scheme(labels):
     return {name: list(labels.file_values(name)) for name in labels.foreground}
 
 
-def _score_case(predictor, study, case, known_modality, batch_size):
+def _score_case(predictor, study, case, known_modality, batch_size, options):
     labels, start = predictor.plan.labels, time.perf_counter()
     common = {
         "case": case.id,
@@ -142,7 +200,8 @@ def _score_case(predictor, study, case, known_modality, batch_size):
         "known_modality": known_modality,
     }
     try:
-        volume = volumes.read(study.path(case.image), case.channel)
+        path = study.path(case.image)
+        volume = volumes.read_image(path, predictor.plan.channels, case.channel)
         preprocessing.check_image(volume, case.id)
         image, label = nifti.to_ras(volume), nifti.to_ras(volumes.read(study.path(case.label)))
         preprocessing.check_pair(image, label, case.id)
@@ -159,18 +218,37 @@ def _score_case(predictor, study, case, known_modality, batch_size):
         )
         seconds = round(time.perf_counter() - start, 3)
     except CodedError as error:
-        nan = float("nan")
-        failed = {"dice": nan, "hd95": nan, "assd": nan, "unit": None}
-        failed |= {"n_true": None, "n_pred": None}
-        failed |= {"status": error.code, "message": public_message(error, study), "seconds": nan}
-        return ScoredCase(case, [{**common, "name": n, **failed} for n in labels.foreground])
+        message = public_message(error, study)
+        state = {"status": error.code, "message": message, "seconds": math.nan}
+        rows = _failed_rows(study, case, labels)
+        return ScoredCase(case, [{**common, **row, **state} for row in rows])
     labelled = index_map != IGNORE
     truth = true_masks(index_map, labels)
     prediction = predicted_masks(probabilities, labels) & labelled
     unit = "mm" if volume.spacing_known else "px"
-    rows = score_masks(truth, prediction, labels.foreground, image.spacing, unit)
+    rows = score_masks(truth, prediction, labels.foreground, image.spacing, unit, options)
     rows = [{**common, **row, "message": "", "seconds": seconds} for row in rows]
     return ScoredCase(case, rows, image, truth, prediction)
+
+
+def _failed_rows(study, case, labels):
+    """Rows of a case that cannot be used: the worst scores that its label map has room for."""
+    count, unit, distance = dict.fromkeys(labels.foreground), None, math.inf
+    try:
+        label = nifti.to_ras(volumes.read(study.path(case.label)))
+        masks = true_masks(preprocessing.encode_labels(label.array, labels, case.id), labels)
+    except CodedError:
+        pass  # What the row says of the case is its first problem; this one may be the same.
+    else:
+        count = {n: int(np.count_nonzero(m)) for n, m in zip(count, masks, strict=True)}
+        unit = "mm" if label.spacing_known else "px"
+        distance = metrics.diagonal(label.shape, label.spacing)
+    nothing = dict.fromkeys(
+        ("n_pred", "volume_true_ml", "volume_pred_ml", "lesions_true", "lesions_pred"), None
+    )
+    nothing |= dict.fromkeys(("lesions_found", *BIASES), None)
+    scores = {s: worst(s, distance if s in DISTANCES else math.inf) for s in SCORES}
+    return [{"name": n, **scores, "unit": unit, "n_true": count[n], **nothing} for n in count]
 
 
 def public_message(error, study):
@@ -194,95 +272,13 @@ def predicted_masks(probabilities, labels):
     return np.stack([best == index for index in range(1, probabilities.shape[-1])])
 
 
-def summarize(rows):
-    """Means of rows, first over cases, then over names, then over modalities.
-
-    Args:
-        rows: Rows of `ScoredCase`.
-
-    Returns:
-        Dictionary with `cases`, `failed` (cases that could not be used), `macro_<score>`,
-        `modalities` (modality -> mean over names of each score, `unit`, `cases`, `failed`,
-        `seconds` per case) and `table`: per modality and name `n` (cases that count), `undefined`,
-        `missed`, `spurious`, `failed`, `unit`, and of each score `<score>_mean` and `<score>_sd`
-        (sample standard deviation). Scores are `dice`, `hd95`, `assd`; NaN where there is nothing
-        to average, and for distances in different units ("mixed").
-    """
-    table, modalities = [], {}
-    for modality in _distinct(rows, "modality"):
-        own = [r for r in rows if r["modality"] == modality]
-        lines = [
-            _line(modality, name, [r for r in own if r["name"] == name])
-            for name in _distinct(own, "name")
-        ]
-        first = [r for r in own if r["name"] == lines[0]["name"]]
-        modalities[modality] = {
-            **_means(lines, "{}_mean"),
-            "unit": _unit(own),
-            "cases": len(first),
-            "failed": lines[0]["failed"],
-            "seconds": mean([r["seconds"] for r in first]),
-        }
-        table += lines
-    return {
-        "cases": sum(m["cases"] for m in modalities.values()),
-        "failed": sum(m["failed"] for m in modalities.values()),
-        **{f"macro_{s}": v for s, v in _means(modalities.values(), "{}").items()},
-        "unit": _unit(rows),
-        "modalities": modalities,
-        "table": table,
-    }
-
-
-def _unit(rows):
-    """Unit of the distances of rows; "mixed" for several, None for none."""
-    units = {row["unit"] for row in rows} - {None}
-    return units.pop() if len(units) == 1 else "mixed" if units else None
-
-
-def _means(lines, key):
-    """Mean of each score; NaN for distances where units differ."""
-    mixed = _unit(lines) == "mixed"
-    return {
-        score: mean([float("nan") if mixed and score != "dice" else line[key.format(score)]
-                     for line in lines])
-        for score in SCORES
-    }  # fmt: skip
-
-
-def _line(modality, name, rows):
-    states = [r["status"] for r in rows]
-    line = {"modality": modality, "name": name}
-    line["n"] = sum(s in ("ok", "missed", "spurious") for s in states)
-    line |= {state: states.count(state) for state in ("undefined", "missed", "spurious")}
-    line["failed"] = sum(s not in STATUS.values() for s in states)
-    line["unit"] = _unit(rows)
-    for score in SCORES:
-        values = [r[score] for r in rows if not math.isnan(r[score])]
-        if line["unit"] == "mixed" and score != "dice":
-            values = []
-        line[f"{score}_mean"] = mean(values)
-        line[f"{score}_sd"] = statistics.stdev(values) if len(values) > 1 else float("nan")
-    return line
-
-
-def _distinct(rows, key):
-    return list(dict.fromkeys(row[key] for row in rows))
-
-
-def mean(values):
-    """Mean of what is not NaN; NaN of nothing."""
-    values = [v for v in values if not math.isnan(v)]
-    return statistics.fmean(values) if values else float("nan")
-
-
 def metrics_files(run, known_modality=True):
     """Paths of the JSON and CSV that `evaluate_run` writes into a run folder."""
     stem = "metrics" if known_modality else "metrics_unknown"
     return Path(run) / f"{stem}.json", Path(run) / f"{stem}.csv"
 
 
-def evaluate_run(run, study, split="test", known_modality=True, limit=None, say=None):
+def evaluate_run(run, study, split="test", known_modality=True, limit=None, say=None, options=None):
     """Scores a run folder and writes the result there: JSON, CSV and slices for the report.
 
     Args:
@@ -293,32 +289,36 @@ def evaluate_run(run, study, split="test", known_modality=True, limit=None, say=
             `metrics_unknown.*`.
         limit: Only the first so many cases.
         say: Called with one sentence per case.
+        options: `aggregation.ScoreOptions`.
 
     Returns:
-        The dictionary of `summarize` with `split`, `known_modality` and `outputs` (paths written).
+        The dictionary of `summarize` with `split`, `known_modality`, `labelled` (labelled cases of
+        the split, of which `limit` may have taken fewer), `options` and `outputs` (paths written).
 
     Raises:
         CodedError: See `score_cases` and `inference.load`.
     """
+    path = None if isinstance(study, Study) else study
     study = study if isinstance(study, Study) else Study.load(study)
+    options, start = options or ScoreOptions(), time.perf_counter()
     json_path, csv_path = metrics_files(run, known_modality)
     folder, prefix = Path(run) / "samples", "known-" if known_modality else "unknown-"
     rows, candidates = [], []
-    for scored in score_cases(run, study, split, known_modality, limit):
+    for scored in score_cases(run, study, split, known_modality, limit, options=options):
         if not rows:
             for old in folder.glob(f"{prefix}*.npz"):
                 old.unlink()
         rows += scored.rows
         score = mean([row["dice"] for row in scored.rows])
         if scored.image is not None:
-            path = folder / f"{prefix}{len(candidates):04d}.npz"
-            save_overlay(path, scored)
+            place = folder / f"{prefix}{len(candidates):04d}.npz"
+            save_overlay(place, scored)
             candidates.append(
                 {
                     "case": scored.case.id,
                     "modality": scored.case.modality,
                     "dice": score,
-                    "file": f"samples/{path.name}",
+                    "file": f"samples/{place.name}",
                 }
             )
         if say:
@@ -327,70 +327,28 @@ def evaluate_run(run, study, split="test", known_modality=True, limit=None, say=
     overlays = best_median_worst(candidates)
     for name in {c["file"] for c in candidates} - {o["file"] for o in overlays}:
         (Path(run) / name).unlink()
-    summary = {"split": split, "known_modality": known_modality, **summarize(rows)}
-    summary["overlays"] = overlays
+    settings = {"split": split, "known_modality": known_modality}
+    summary = {**settings, "labelled": len(_labelled(study, split)), **summarize(rows)}
+    summary |= {"options": dataclasses.asdict(options), "overlays": overlays}
     write_json(json_path, finite({**summary, "rows": rows}))
     write_csv(csv_path, rows)
-    return {**summary, "outputs": [str(json_path), str(csv_path)]}
+    summary |= {"outputs": [str(json_path), str(csv_path)]}
+    entry = {}
+    if path is not None:
+        digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        entry["inputs"] = {"study": os.fspath(path), "study_sha256": digest}
+    entry |= {"settings": {**settings, "limit": limit, "options": dataclasses.asdict(options)}}
+    entry |= {"outputs": [json_path.name, csv_path.name], "macro_dice": summary["macro_dice"]}
+    _record(run, {**entry, "seconds": round(time.perf_counter() - start, 1)})
+    return summary
 
 
-def write_csv(path, rows, columns=COLUMNS):
-    """Writes rows with the given columns, NaN as nothing, through a rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({k: "" if v is None else v for k, v in finite(row).items()})
-    temporary.replace(path)
-
-
-def best_median_worst(candidates):
-    """Chooses the cases to look at: per modality the best, the median and the worst by Dice.
-
-    Args:
-        candidates: Dictionaries with `modality` and `dice`.
-
-    Returns:
-        The chosen ones, each with `rank`; a case has one rank only, cases without Dice have none.
-    """
-    chosen = []
-    for modality in _distinct(candidates, "modality"):
-        own = [c for c in candidates if c["modality"] == modality and not math.isnan(c["dice"])]
-        own.sort(key=lambda c: -c["dice"])
-        last = len(own) - 1
-        ranks = {0: "best", last // 2: "median", last: "worst"} if last > 1 else {}
-        ranks = {0: "best", 1: "worst"} if last == 1 else {0: "only"} if last == 0 else ranks
-        chosen += [{**own[place], "rank": rank} for place, rank in ranks.items()]
-    return chosen
-
-
-def save_overlay(path, scored):
-    """Saves the slices of a case that the report draws, compressed.
-
-    The slice with the most labelled foreground (`middle`) and others spread over its extent: grey
-    values 0..255 between the 0.5 and 99.5 percentile, masks of truth and prediction, spacing.
-
-    Args:
-        path: `.npz` path.
-        scored: `ScoredCase` with arrays.
-    """
-    foreground = scored.truth.any(0) if scored.truth.any() else scored.prediction.any(0)
-    area = foreground.sum((0, 1))
-    found = np.flatnonzero(area) if area.any() else np.arange(len(area))
-    middle = int(np.argmax(area)) if area.any() else len(area) // 2
-    spread = np.linspace(found[0], found[-1], OVERLAY_SLICES).round().astype(int)
-    slices = np.unique([*spread, middle])
-    low, high = preprocessing.statistics(scored.image.array)[2:]
-    grey = (scored.image.array[..., slices].astype(np.float32) - low) / max(high - low, 1e-6)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(
-        path,
-        image=np.moveaxis((grey.clip(0, 1) * 255).astype(np.uint8), -1, 0),
-        truth=np.moveaxis(scored.truth[..., slices], -1, 0),
-        prediction=np.moveaxis(scored.prediction[..., slices], -1, 0),
-        slices=slices,
-        middle=middle,
-        spacing=scored.image.spacing,
-        names=np.array([row["name"] for row in scored.rows]),
-    )
+def _record(run, entry):
+    """Adds this evaluation to `run.json`."""
+    path = Path(run) / "run.json"
+    entries = read_json(path) if path.is_file() else []
+    packages = ("keras-unigan", "keras", "tensorflow", "numpy", "scipy")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    versions["python"] = platform.python_version()
+    entry = {"command": "evaluate", "status": "finished", "versions": versions, **entry}
+    write_json(path, [*entries, finite(entry)])

@@ -11,7 +11,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from keras_unigan.config import Plan
+from keras_unigan.config import ALL_CHANNELS, Plan
 from keras_unigan.data import nifti, pictures, preprocessing, volumes
 from keras_unigan.data.windows import sliding_window
 from keras_unigan.errors import CodedError, did_you_mean
@@ -82,14 +82,15 @@ class Predictor:
 
         self.network, self.plan = network, plan
         self.spatial_dims = network.spatial_dims
+        inputs, self.row = layers.check_inputs(network, plan), plan.statistics_shape
         normalization = layers.IntensityNormalization.from_plan(plan)
         activation = keras.ops.sigmoid if plan.labels.overlapping else keras.ops.softmax
 
         @tf.function(
             input_signature=[
-                tf.TensorSpec((None,) * (self.spatial_dims + 1) + (1,), tf.float32),
+                tf.TensorSpec((None,) * (self.spatial_dims + 1) + (inputs,), tf.float32),
                 tf.TensorSpec((None,), tf.int32),
-                tf.TensorSpec((None, 4), tf.float32),
+                tf.TensorSpec((None, *self.row), tf.float32),
             ]
         )
         def run(patches, domain, statistics):
@@ -100,16 +101,17 @@ class Predictor:
         self._run = run
 
     def __call__(self, patches, modality, statistics):
-        """Probabilities `(batch, *patch, outputs)` of raw patches `(batch, *patch, 1)`.
+        """Probabilities `(batch, *patch, outputs)` of raw patches `(batch, *patch, channels)`.
 
         Args:
             patches: Raw intensities, float32.
             modality: Name in the plan, or None for unknown.
-            statistics: Mean, standard deviation, 0.5 and 99.5 percentile of the whole volume.
+            statistics: Mean, standard deviation, 0.5 and 99.5 percentile of the whole volume; of
+                images of several channels a row for each.
         """
         index = -1 if modality is None else self.plan.modalities.index(modality)
         count = len(patches)
-        rows = np.broadcast_to(np.asarray(statistics, np.float32), (count, 4))
+        rows = np.broadcast_to(np.asarray(statistics, np.float32), (count, *self.row))
         return self._run(patches, np.full(count, index, np.int32), rows).numpy()
 
 
@@ -176,7 +178,14 @@ def predictor_of(model):
 
 
 def segment_volume(
-    volume, plan, predict, modality=None, spatial_dims=2, batch_size=4, where="volume"
+    volume,
+    plan,
+    predict,
+    modality=None,
+    spatial_dims=2,
+    batch_size=4,
+    where="volume",
+    progress=None,
 ):
     """Label map of a volume on its own grid.
 
@@ -191,6 +200,7 @@ def segment_volume(
         spatial_dims: 2 or 3: which configuration of the plan gives the window.
         batch_size: Windows per call of `predict`.
         where: What errors call the volume.
+        progress: See `data.windows.sliding_window`.
 
     Returns:
         `(label_map, probabilities)`: uint8 file values on the native grid, and float32
@@ -200,13 +210,17 @@ def segment_volume(
         CodedError: KUG-T03 for an unknown modality, KUG-D06 for NaN, KUG-D12 for a constant volume.
     """
     modality = check_modality(plan, modality)
+    volumes.check_channels(volume, plan.channels, where)
     prepared = preprocessing.prepare(volume, plan, None, where)
+    chosen = plan.configuration(spatial_dims)
     probabilities = sliding_window(
         prepared.image,
         lambda patches: predict(patches, modality, prepared.statistics),
-        plan.configuration(spatial_dims).patch_size,
+        chosen.patch_size,
         plan.overlap,
         batch_size,
+        chosen.slices,
+        progress,
     )
     probabilities = preprocessing.restore(probabilities, prepared)
     return nifti.from_ras(paint(probabilities, plan.labels), volume), probabilities
@@ -228,7 +242,7 @@ def segment(
 
     Args:
         source: Path of a scan (any kind that `data.volumes.read` reads), nibabel image, or array
-            `(x, y, z)` or `(x, y)` in RAS+.
+            `(x, y, z)` or `(x, y)` in RAS+; for a plan of several channels with these last.
         plan: `config.Plan`.
         predict: See `segment_volume`; also for `modality`, `spatial_dims` and `batch_size`.
         modality: Name in the plan; None where it is not known.
@@ -246,25 +260,39 @@ def segment(
 
     Raises:
         CodedError: KUG-T03 for an unknown modality, KUG-E02 when `output` is the scan itself,
-            KUG-D01 to KUG-D12, KUG-D30 to KUG-D34 and KUG-E01 for a scan that cannot be used.
+            KUG-D01 to KUG-D12, KUG-D30 to KUG-D36 and KUG-E01 for a scan that cannot be used.
         ValueError: For a source of another kind, or `spacing` that does not fit it.
     """
     volume, where, is_array = open_source(source, output, plan, spacing, channel, pictured=True)
-    picture = output is not None and pictures.holds_labels(output)
-    if picture:
-        pictures.check_pages(output, volume.shape[2])
     label_map, _ = segment_volume(volume, plan, predict, modality, spatial_dims, batch_size, where)
+    shape = np.shape(source)[: -1 if plan.channels > 1 else None] if is_array else None
+    return hand_over(label_map, volume, output, shape)
+
+
+def hand_over(label_map, volume, output=None, shape=None, description=""):
+    """Gives a label map in the kind that was asked for.
+
+    Args:
+        label_map: uint8 file values on the grid of `volume`.
+        volume: `data.nifti.Volume` of the scan.
+        output: Path that receives it, or None; see `segment`.
+        shape: Shape of the array that the scan was; None where it was none.
+        description: Text for the header of a NIfTI file or image, at most 79 bytes.
+
+    Returns:
+        See `segment`.
+    """
     if output is not None:
-        if picture:
+        if pictures.holds_labels(output):
             pictures.write(output, label_map)
         else:
-            nifti.write(output, label_map, volume)
+            nifti.write(output, label_map, volume, description=description)
         return output
-    if is_array:
-        return label_map.reshape(np.shape(source))
+    if shape is not None:
+        return label_map.reshape(shape)
     second = isinstance(volume.header, nibabel.Nifti2Header)
     kind = nibabel.Nifti2Image if second else nibabel.Nifti1Image
-    return kind.from_bytes(nifti.encode(label_map, volume))
+    return kind.from_bytes(nifti.encode(label_map, volume, description=description))
 
 
 def predict(model, source, modality=None, output=None, *, spacing=None, batch_size=4, channel=None):
@@ -325,19 +353,27 @@ def open_source(source, output, plan, spacing, channel=None, pictured=False):
     if is_path:
         if output is not None:
             _refuse_same_file(source, output)
-        return volumes.read(source, channel), str(source), False
+        volume = volumes.read_image(source, plan.channels, channel)
+        if picture:
+            pictures.check_pages(output, volume.shape[2])
+        return volume, str(source), False
     if is_image:
-        return nifti.from_image(source, channel=channel), "image", False
+        kept = ALL_CHANNELS if plan.channels > 1 else channel
+        return nifti.from_image(source, channel=kept), "image", False
     array = np.asarray(source)
-    if array.ndim not in (2, 3) or array.dtype.kind not in "iuf":
+    axes = array.ndim - (plan.channels > 1)
+    if axes not in (2, 3) or array.dtype.kind not in "iuf":
         raise ValueError(
-            "Expected a path, a nibabel image, or an array (x, y, z) or (x, y) of numbers, got "
+            "Expected a path, a nibabel image, or an array (x, y, z) or (x, y) of numbers"
+            f"{f', {plan.channels} channels last' * (plan.channels > 1)}, got "
             f"{type(source).__name__} of shape {array.shape} and type {array.dtype}."
         )
-    sizes = (*(plan.spacing[: array.ndim] if spacing is None else spacing), 1.0)[:3]
-    if len(sizes) != 3 or (spacing is not None and len(spacing) != array.ndim):
-        raise ValueError(f"Expected {array.ndim} values in spacing, got {tuple(spacing)}.")
-    return nifti.Volume(array.reshape((*array.shape, 1)[:3]), np.diag([*sizes, 1.0])), "array", True
+    sizes = (*(plan.spacing[:axes] if spacing is None else spacing), 1.0)[:3]
+    if len(sizes) != 3 or (spacing is not None and len(spacing) != axes):
+        raise ValueError(f"Expected {axes} values in spacing, got {tuple(spacing)}.")
+    grid = (*array.shape[:axes], 1)[:3]
+    array = array.reshape(*grid, *array.shape[axes:])
+    return nifti.Volume(array, np.diag([*sizes, 1.0])), "array", True
 
 
 def _refuse_same_file(source, output):

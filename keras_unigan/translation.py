@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_unigan import __version__, inference
 from keras_unigan.config import Plan, read_json, write_json
-from keras_unigan.data import nifti, preprocessing
+from keras_unigan.data import nifti, preprocessing, volumes
 from keras_unigan.data.windows import sliding_window
 from keras_unigan.errors import CodedError
 
@@ -38,17 +38,19 @@ def intensity_range(normalization):
         normalization: `config.Normalization` of the target modality.
 
     Returns:
-        `(low, high)`.
+        `(low, high)`; of several channels arrays with one number for each.
     """
-    low = normalization.mean + normalization.sd * normalization.low
+    of_channels = (normalization.mean, normalization.sd, normalization.low, normalization.high)
+    mean, sd, low, high = map(np.asarray, of_channels)
+    start = mean + sd * low
     if normalization.scheme not in UNITS:
-        low = max(low, 0.0)
-    return low, low + normalization.sd * (normalization.high - normalization.low)
+        start = np.maximum(start, 0.0)
+    return start, start + sd * (high - low)
 
 
 def background(normalization):
     """Raw intensity of a modality where there is nothing: never above its `intensity_range`."""
-    return min(BACKGROUND.get(normalization.scheme, 0.0), intensity_range(normalization)[0])
+    return np.minimum(BACKGROUND.get(normalization.scheme, 0.0), intensity_range(normalization)[0])
 
 
 class Translator:
@@ -79,14 +81,15 @@ class Translator:
         self.network, self.plan = network, plan
         self.name = name or type(network).__name__
         self.spatial_dims = network.spatial_dims
+        inputs = layers.check_inputs(network, plan)
         normalization = layers.IntensityNormalization.from_plan(plan)
 
         @tf.function(
             input_signature=[
-                tf.TensorSpec((None,) * (self.spatial_dims + 1) + (1,), tf.float32),
+                tf.TensorSpec((None,) * (self.spatial_dims + 1) + (inputs,), tf.float32),
                 tf.TensorSpec((None,), tf.int32),
                 tf.TensorSpec((None,), tf.int32),
-                tf.TensorSpec((None, 4), tf.float32),
+                tf.TensorSpec((None, *plan.statistics_shape), tf.float32),
             ]
         )
         def run(patches, source, target, statistics):
@@ -107,7 +110,7 @@ class Translator:
         return {target, target if source is None else source} <= names
 
     def __call__(self, patches, source, target, statistics):
-        """Translations `(batch, *patch, 1)` in [-1, 1] of raw patches of the same shape.
+        """Translations `(batch, *patch, channels)` in [-1, 1] of raw patches of the same shape.
 
         Args:
             patches: Raw intensities, float32.
@@ -118,7 +121,8 @@ class Translator:
         count = len(patches)
         indices = [-1 if m is None else self.plan.modalities.index(m) for m in (source, target)]
         codes = [np.full(count, index, np.int32) for index in indices]
-        rows = np.broadcast_to(np.asarray(statistics, np.float32), (count, 4))
+        shape = (count, *self.plan.statistics_shape)
+        rows = np.broadcast_to(np.asarray(statistics, np.float32), shape)
         return self._run(patches, *codes, rows).numpy()
 
 
@@ -187,19 +191,29 @@ def translate_prepared(
         batch_size: Windows per call of `translate`.
 
     Returns:
-        float32 of the shape of `inside`.
+        float32 of the shape of `inside`, with channels last where there are several.
     """
+    chosen = plan.configuration(spatial_dims)
     images = sliding_window(
         prepared.image,
         lambda patches: translate(patches, modality, target, prepared.statistics),
-        plan.configuration(spatial_dims).patch_size,
+        chosen.patch_size,
         plan.overlap,
         batch_size,
-    )[..., 0]
+        chosen.slices,
+    )
+    if plan.channels == 1:
+        # Of a stack, its own slice is the middle one.
+        images = images[..., chosen.slices // 2]
     shape = tuple(s.stop - s.start for s in prepared.box)
-    result = np.full(prepared.ras_shape, -1.0, np.float32)
+    result = np.full((*prepared.ras_shape, *images.shape[3:]), -1.0, np.float32)
     result[prepared.box] = preprocessing.resample(images, shape, "cubic", plan.nearest_axis)
-    return np.where(inside, result.clip(-1.0, 1.0), np.float32(-1.0))
+    return np.where(_beside(inside, result), result.clip(-1.0, 1.0), np.float32(-1.0))
+
+
+def _beside(inside, image):
+    """A mask with an axis for the channels of an image, where it has one."""
+    return inside[..., None] if image.ndim > inside.ndim else inside
 
 
 def to_intensities(normalised, inside, normalization):
@@ -215,6 +229,7 @@ def to_intensities(normalised, inside, normalization):
     """
     low, high = intensity_range(normalization)
     image = low + (normalised + 1.0) / 2.0 * (high - low)
+    inside = _beside(inside, image)
     return np.where(inside, image, background(normalization)).astype(np.float32)
 
 
@@ -247,8 +262,8 @@ def translate(model, source, target, modality=None, output=None, *, spacing=None
     Raises:
         CodedError: KUG-T03 for an unknown modality, or one beyond the pair of a model that
             translates between two only; KUG-T04 for a model that does not translate,
-            KUG-E02 when `output` is the scan itself, KUG-D01 to KUG-D12 for a scan that cannot be
-            used.
+            KUG-E02 when `output` is the scan itself, KUG-D01 to KUG-D12 and KUG-D36 for a scan that
+            cannot be used.
         ValueError: For a model or source of another kind.
     """
     translator = translator_of(model)
@@ -264,6 +279,7 @@ def translate(model, source, target, modality=None, output=None, *, spacing=None
             "train a system that serves all (stargan, unigan), or another --set game.pair=[...]",
         )
     volume, where, is_array = inference.open_source(source, output, plan, spacing)
+    volumes.check_channels(volume, plan.channels, where)
     prepared = preprocessing.prepare(volume, plan, None, where)
     inside = preprocessing.nonbackground(nifti.to_ras(volume).array)
     dims = translator.spatial_dims
@@ -309,9 +325,9 @@ def record(translator, name, modality, target):
         "Network": type(translator.network).__name__,
         "Study": translator.plan.study,
         "Intensities": {
-            "low": low,
-            "high": high,
-            "background": background(normalization),
+            "low": low.tolist(),
+            "high": high.tolist(),
+            "background": background(normalization).tolist(),
             "units": UNITS.get(normalization.scheme, "arbitrary"),
         },
         "Generator": f"keras_unigan {__version__}",

@@ -39,7 +39,8 @@ def copy_input(plan):
 
     def translate(patches, source, target, statistics):
         index = -1 if source is None else plan.modalities.index(source)
-        rows = np.broadcast_to(np.asarray(statistics, np.float32), (len(patches), 4))
+        shape = (len(patches), *plan.statistics_shape)
+        rows = np.broadcast_to(np.asarray(statistics, np.float32), shape)
         return np.asarray(normalization(patches, np.full(len(patches), index, np.int32), rows))
 
     return translate
@@ -140,29 +141,36 @@ def _reference(case, target, study, plan, image):
     """Normalised scan of the same subject in another modality with its mask, and why there is none.
 
     Returns:
-        `(((x, y, z) float32, mask), "")`, or `(None, reason)`.
+        `(((x, y, z[, channels]) float32, mask), "")`, or `(None, reason)`.
     """
     keys = (case.subject, case.visit, target, case.split)
     found = [c for c in study.cases if (c.subject, c.visit, c.modality, c.split) == keys]
     if not found:
         return None, ""
     try:
-        reference = nifti.to_ras(volumes.read(study.path(found[0].image), found[0].channel))
+        path = study.path(found[0].image)
+        reference = nifti.to_ras(volumes.read_image(path, plan.channels, found[0].channel))
         preprocessing.check_image(reference, found[0].id)
     except CodedError as error:
         return None, evaluation.public_message(error, study)
     if reference.shape != image.shape or not np.allclose(reference.affine, image.affine, atol=0.1):
         return None, f"{found[0].id} lies on another grid"
     mask = preprocessing.nonbackground(reference.array)
-    array = reference.array[None, ..., None].astype(np.float32)
+    array = reference.array.astype(np.float32)
+    array = array if array.ndim > 3 else array[..., None]
     statistics = preprocessing.statistics(reference.array)
-    return (copy_input(plan)(array, target, target, statistics)[0, ..., 0], mask), ""
+    truth = copy_input(plan)(array[None], target, target, statistics)[0]
+    return (truth if plan.channels > 1 else truth[..., 0], mask), ""
 
 
 def _compare(reference, image):
     if reference is None:
         return dict.fromkeys(IMAGE_SCORES, math.nan)
     truth, mask = reference
+    if truth.ndim > 3:
+        parts = zip(np.moveaxis(truth, -1, 0), np.moveaxis(image, -1, 0), strict=True)
+        each = [_compare((one, mask), other) for one, other in parts]
+        return {score: evaluation.mean([e[score] for e in each]) for score in IMAGE_SCORES}
     wide = any(size > 2 * metrics.SSIM_RADIUS for size in truth.shape)
     return {
         "mae": metrics.mae(truth, image, mask),
@@ -200,7 +208,8 @@ class _Scene:
 
     @classmethod
     def read(cls, case, study, plan, predictor, modality, batch_size):
-        volume = volumes.read(study.path(case.image), case.channel)
+        path = study.path(case.image)
+        volume = volumes.read_image(path, plan.channels, case.channel)
         image = nifti.to_ras(volume)
         prepared = preprocessing.prepare(image, plan, None, case.id)
         truth, labelled = None, np.ones(image.shape, bool)

@@ -28,10 +28,11 @@ class Measure(beam.DoFn):
     Args:
         labels: `config.Labels`.
         work: File of work; see `files.worklist`.
+        channels: That of the study.
     """
 
-    def __init__(self, labels, work):
-        self.labels, self.work = labels, work
+    def __init__(self, labels, work, channels=1):
+        self.labels, self.work, self.channels = labels, work, channels
 
     def process(self, place):
         """Reads and measures some cases, one after the other."""
@@ -39,7 +40,7 @@ class Measure(beam.DoFn):
         for item in files.read_item(self.work, place):
             case = from_dict(Case, item, "case")
             try:
-                image, label = sources.read_case(case)
+                image, label = sources.read_case(case, self.channels)
                 facts = {case.modality: planning.measure(image, label, self.labels, case.id)}
                 found = facts, []
             except CodedError as error:
@@ -110,9 +111,9 @@ def measure(study, result_path, options):
     def build(pipeline):
         closed = (
             pipeline
-            | "Cases" >> beam.Create(places)
+            | "Cases" >> beam.Create(places, reshuffle=False)
             | "Spread" >> beam.Reshuffle()
-            | "Measure" >> beam.ParDo(Measure(study.labels, work))
+            | "Measure" >> beam.ParDo(Measure(study.labels, work, study.channels))
             | "Merge" >> beam.CombineGlobally(Total())
             | "Close" >> beam.Map(_close, head)
         )

@@ -147,7 +147,7 @@ def _exported(folder, batch_size):
         answer = function(
             image=tf.constant(patches, tf.float32),
             modality=tf.constant([modality or ""] * count),
-            statistics=tf.constant(np.tile(np.asarray(statistics, np.float32), (count, 1))),
+            statistics=tf.constant(np.stack([np.asarray(statistics, np.float32)] * count)),
         )
         return answer["probabilities"].numpy()
 

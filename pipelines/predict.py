@@ -57,17 +57,18 @@ class Read(beam.DoFn):
 
     Args:
         work: Path of the list; see `files.worklist`.
+        channels: That of the model's plan.
     """
 
-    def __init__(self, work):
-        self.work = work
+    def __init__(self, work, channels=1):
+        self.work, self.channels = work, channels
 
     def process(self, place):
         """Reads one scan."""
         scan, start = Scan(**files.read_item(self.work, place)), time.perf_counter()
         volume, wrong = None, None
         try:
-            volume, _ = sources.read_case(scan)
+            volume, _ = sources.read_case(scan, self.channels)
         except CodedError as error:
             wrong = error.args
         yield handlers.Loaded(scan, volume, time.perf_counter() - start, wrong)
@@ -266,7 +267,7 @@ def run(argv=None):
             pipeline
             | "Scans" >> beam.Create(places)
             | "Spread" >> beam.Reshuffle()
-            | "Read" >> beam.ParDo(Read(work))
+            | "Read" >> beam.ParDo(Read(work, plan.channels))
             | "Segment" >> RunInference(handlers.SegmentVolumes(model, own.batch_size))
             | "Write" >> beam.ParDo(Write())
         )

@@ -83,7 +83,8 @@ def run(argv=None):
     def build(pipeline):
         entries = (
             pipeline
-            | "Shards" >> beam.Create(places)
+            # The next step spreads them: once is enough.
+            | "Shards" >> beam.Create(places, reshuffle=False)
             | "Spread" >> beam.Reshuffle()
             | "Write" >> beam.ParDo(shards.WriteShard(plan, output, work, own.resume))
         )
@@ -146,6 +147,7 @@ def _check_plan(plan, study, where):
     pairs = {
         "modalities": (plan.modalities, study.modalities),
         "labels": (plan.labels, study.labels),
+        "channels": (plan.channels, study.channels),
     }
     for name, (planned, wanted) in pairs.items():
         if planned != wanted:
@@ -189,7 +191,7 @@ def _write_folder(own, output, plan, entries, summary):
     manifest = records.Manifest(
         recipe=plan.recipe,
         plan=plan.to_dict(),
-        schema=records.schema(),
+        schema=records.schema(plan.channels),
         splits=summary["splits"],
         shards=tuple(kept),
         dead_letters=DEAD_LETTERS if summary["dead_letters"] else None,

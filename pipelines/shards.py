@@ -128,7 +128,8 @@ class WriteShard(beam.DoFn):
             for c in shard["cases"]
         ]
         version = importlib.metadata.version("keras-unigan")
-        text = json.dumps([self.plan.recipe, self.records.schema(), version, facts])
+        schema = self.records.schema(self.plan.channels)
+        text = json.dumps([self.plan.recipe, schema, version, facts])
         return hashlib.sha256(text.encode()).hexdigest()
 
     def write(self, shard):
@@ -144,7 +145,7 @@ class WriteShard(beam.DoFn):
                     with sources.at_hand(case) as here:
                         inputs[case.id], size = sources.digest(here)
                         sizes.append(size)
-                        image, label = sources.read_case(here)
+                        image, label = sources.read_case(here, self.plan.channels)
                     clock.lap(stage)
                     stage = "prepare"
                     prepared = preprocessing.prepare(image, self.plan, label, case.id)

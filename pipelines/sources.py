@@ -187,14 +187,18 @@ def _parts(path):
     return sorted(p for p in path.parent.iterdir() if p.name.startswith(f"{stem}."))
 
 
-def read_case(case):
+def read_case(case, channels=1):
     """Image and label `Volume` (or None) of a case with absolute paths or URIs.
 
+    Args:
+        case: `config.Case`.
+        channels: That of the study or plan.
+
     Raises:
-        CodedError: As `volumes.read` does.
+        CodedError: As `volumes.read_image` does.
     """
     with at_hand(case) as here:
-        image = volumes.read(here.image, here.channel)
+        image = volumes.read_image(here.image, channels, here.channel)
         return image, None if here.label is None else volumes.read(here.label)
 
 
@@ -320,13 +324,16 @@ def collect(values, path):
     """Adds steps that write a small collection as one JSON list, in any order."""
     return (
         values
-        | "Gather" >> beam.combiners.ToList()
+        # Without a default, which would cost Beam some steps to find out that it is not needed.
+        | "Gather" >> beam.CombineGlobally(beam.combiners.ToListCombineFn()).without_defaults()
         | "WriteResult" >> beam.Map(lambda items, path: write_json(path, items), path)
     )
 
 
 def take(path):
-    """Reads what `collect` wrote and removes it."""
+    """Reads what `collect` wrote, which is nothing for an empty collection, and removes it."""
+    if not exists(path):
+        return []
     items = read_json(path)
     FileSystems.delete([path])
     return items

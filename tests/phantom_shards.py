@@ -5,7 +5,8 @@ import dataclasses
 import functools
 
 from keras_unigan import planning
-from keras_unigan.data import nifti, phantoms, preprocessing, records
+from keras_unigan.data import phantoms, preprocessing, records
+from keras_unigan.data import volumes as volumes_of
 
 
 def write(folder, patch_size=None, batch_size=None, filters=None, unlabelled=(), **study_options):
@@ -25,7 +26,8 @@ def write(folder, patch_size=None, batch_size=None, filters=None, unlabelled=(),
     study = phantoms.write_study(folder / "study", **study_options)
     facts, volumes = {}, {}
     for case in study.cases:
-        volumes[case.id] = [nifti.read(study.path(p)) for p in (case.image, case.label)]
+        image = volumes_of.read_image(study.path(case.image), study.channels)
+        volumes[case.id] = [image, volumes_of.read(study.path(case.label))]
         if case.split == "train":
             measured = planning.measure(*volumes[case.id], study.labels, case.id)
             facts.setdefault(case.modality, []).append(measured)
@@ -52,7 +54,8 @@ def write(folder, patch_size=None, batch_size=None, filters=None, unlabelled=(),
         found.append(records.Shard(file, split, modality, ids, digest, size))
         splits[split][modality] = len(cases)
     manifest = records.Manifest(
-        plan.recipe, plan.to_dict(), records.schema(), dict(splits), tuple(found)
+        *(plan.recipe, plan.to_dict(), records.schema(plan.channels)),
+        *(dict(splits), tuple(found)),
     )
     manifest.save(shards)
     plan.save(shards / "plan.json")

@@ -19,9 +19,9 @@ import numpy as np
 import pydicom
 import pytest
 import tensorflow as tf  # noqa: F401  (at the top: see conftest.pytest_collection_finish)
+from commands import unigan
 from dicoms import write_series
 
-from keras_unigan import cli
 from keras_unigan.data import nifti, phantoms, volumes
 
 # Where it is planted -> what must not come out; each word names its place in a failure.
@@ -158,13 +158,6 @@ def write_table(folder, scrubbed):
     return folder / "table.csv"
 
 
-def unigan(*arguments):
-    """Runs a command in this process; returns its exit code."""
-    with pytest.raises(SystemExit) as stop:
-        cli.main([str(a) for a in arguments])
-    return stop.value.code or 0
-
-
 @pytest.mark.parametrize("model", ["segan", pytest.param("unigan", marks=pytest.mark.slow)])
 def test_canaries_come_out_nowhere(model, tmp_path, capfd):
     inputs, out = tmp_path / "in", tmp_path / "out"
@@ -172,6 +165,7 @@ def test_canaries_come_out_nowhere(model, tmp_path, capfd):
     # The search finds every one of them where they were planted.
     assert {place for _, place in leaks(files_of(inputs))} == set(WORDS)
     assert unigan("scrub", inputs / "named", "-o", out / "scrubbed") == 0
+    assert unigan("scrub", inputs / "dicom", "-o", out / "scrubbed_dicom") == 0
     table = write_table(inputs, out / "scrubbed")
     study, shards, run, models = (out / n for n in ("study.json", "shards", "run", "models/toy"))
     labels = ("--label", "organ=1", "--label", "lesion=2")
@@ -185,6 +179,7 @@ def test_canaries_come_out_nowhere(model, tmp_path, capfd):
     assert unigan("report", run, "--study", study) == 0
     scans = [inputs / "headers" / "a0_t1.nii.gz", inputs / "dicom" / "b0"]
     assert unigan("predict", run, *scans, "-o", out / "predicted") == 0
+    assert unigan("predict", run, *scans, "-o", out / "bids", "--bids") == 0
     assert unigan("predict", models, study, "-o", out / "job", "-v") == 3
     printed = "".join(capfd.readouterr())
     written = files_of(out)
@@ -196,8 +191,9 @@ def test_canaries_come_out_nowhere(model, tmp_path, capfd):
         *("shards/dead_letters.jsonl", "shards/train/t1-", "shards/run.json", "run/network.keras"),
         *("run/checkpoints/", "run/history.csv", "run/run.json", "run/report.html", "run/tb/"),
         *("run/samples/", "run/metrics.json", "saved_model.pb", "variables/variables.data"),
+        *("bids/dseg.tsv", "bids/sub-b0/anat/sub-b0_desc-image_dseg.json", "run/metrics.csv"),
         *("predicted/a0_t1_seg.nii.gz", "predicted/b0_seg.nii.gz", "job/run.json"),
-        *("job/dead_letters.jsonl", "job/s0_t1_seg.nii.gz", "scrubbed/"),
+        *("job/dead_letters.jsonl", "job/s0_t1_seg.nii.gz", "scrubbed/", "scrubbed_dicom/"),
     ):
         assert kind in names, kind
 

@@ -4,16 +4,10 @@ import json
 import shutil
 
 import pytest
+from commands import unigan
 
-from keras_unigan import cli
 from keras_unigan.config import Study
 from keras_unigan.data import phantoms, splits
-
-
-def unigan(*arguments):
-    with pytest.raises(SystemExit) as stop:
-        cli.main([str(a) for a in arguments])
-    return stop.value.code or 0
 
 
 @pytest.fixture

@@ -7,18 +7,11 @@ import nibabel
 import numpy as np
 import pytest
 import tensorflow as tf  # noqa: F401  (at the top: see conftest.pytest_collection_finish)
+from commands import unigan
 
-from keras_unigan import cli
 from keras_unigan.config import Study
 from keras_unigan.data import phantoms
 from keras_unigan.serving.server import Server
-
-
-def unigan(*arguments):
-    """Runs a command in this process; returns its exit code."""
-    with pytest.raises(SystemExit) as stop:
-        cli.main([str(a) for a in arguments])
-    return stop.value.code or 0
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_unigan import config, evaluation, metrics
+from keras_unigan import aggregation, config, evaluation, metrics
 from keras_unigan.data import nifti
 from keras_unigan.errors import CodedError
 
@@ -38,7 +38,7 @@ def make_plan(labels=CLASSES):
 class Threshold(keras.Model):
     """First name above 50, second above 150 raw units (-0.5 and 0.5 normalised)."""
 
-    spatial_dims = 2
+    spatial_dims, channels = 2, 1
 
     def __init__(self, outputs, name="threshold"):
         image = keras.Input((None, None, 1))
@@ -133,6 +133,13 @@ def test_rows_of_known_cases(study):
     # A merged class is one class, and a lesion that nobody has is not scored.
     assert rows["b", "organ"]["dice"] == 1.0
     assert rows["b", "lesion"]["status"] == "undefined"
+    assert lesion["iou"] == pytest.approx(1 / 3)
+    assert lesion["nsd"] == 1.0  # 2 mm off, and as much allowed
+    assert (lesion["lesions_true"], lesion["lesions_pred"], lesion["lesions_found"]) == (1, 1, 1)
+    assert (lesion["lesion_f1"], lesion["volume_similarity"]) == (1.0, 1.0)
+    assert lesion["volume_true_ml"] == pytest.approx(6 * 6 / 1000)
+    assert (lesion["volume_error_ml"], lesion["volume_error"]) == (0.0, 0.0)
+    assert (rows["c", "lesion"]["volume_error"], rows["c", "lesion"]["false_positives"]) == (-1, 0)
     assert math.isnan(rows["b", "lesion"]["dice"])
     missed = rows["c", "lesion"]
     diagonal = float(np.linalg.norm(np.multiply(SHAPE, SPACING)))
@@ -150,8 +157,11 @@ def test_a_bad_case_becomes_rows_with_its_code(study):
         row = rows["d", name]
         assert row["status"] == "KUG-D06"
         assert row["message"].startswith("KUG-D06 d_t1: found 1 NaN")
-        assert math.isnan(row["dice"])
-        assert row["n_true"] is None
+        # Counts as if everything had been missed, whatever the model would have found.
+        diagonal = float(np.linalg.norm(np.multiply(SHAPE, SPACING)))
+        assert (row["dice"], row["nsd"], row["lesion_f1"]) == (0.0, 0.0, 0.0)
+        assert (row["hd95"], row["assd"], row["unit"]) == (diagonal, diagonal, "mm")
+        assert row["n_true"] == {"organ": 7 * 6 * 3 - 6, "lesion": 6}[name]
     assert scored[3].image is None
 
 
@@ -166,6 +176,12 @@ def test_missing_files_and_wrong_labels_are_rows_too(tmp_path):
     codes = [rows[s, "organ"]["status"] for s in "abcde"]
     assert codes == ["KUG-D01", "KUG-D07", "KUG-D05", "KUG-D06", "KUG-D04"]
     assert rows["a", "organ"]["message"].startswith("KUG-D01 a.nii.gz: found no such file")
+    # Of a label map that nothing reads, nobody knows how far off a prediction may be.
+    assert rows["b", "organ"]["hd95"] == math.inf
+    assert rows["b", "organ"]["n_true"] is None
+    summary = evaluation.summarize(list(rows.values()))
+    assert summary["macro_hd95"] == math.inf
+    assert summary["macro_dice"] == 0.0
 
 
 def test_a_modality_that_the_model_never_saw_is_a_row_unless_unknown(study):
@@ -179,6 +195,23 @@ def test_a_modality_that_the_model_never_saw_is_a_row_unless_unknown(study):
     }
     assert status[True] == ["ok", "ok", "KUG-T03", "KUG-D06", "KUG-T03"]
     assert [s for s in status[False] if s.startswith("KUG")] == ["KUG-D06"]
+
+
+def test_scores_follow_their_options(study):
+    strict = evaluation.ScoreOptions(hd95="max", tolerance=1.0, lesion_overlap=0.4)
+    loose, _ = score(study, limit=1)
+    rows, _ = score(study, limit=1, options=strict)
+    one, other = rows["a", "lesion"], loose["a", "lesion"]
+    assert (one["nsd"], one["lesion_f1"]) == (0.5, 0.0)
+    assert (other["nsd"], other["lesion_f1"]) == (1.0, 1.0)
+    truth = np.zeros(SHAPE, bool)
+    truth[LESION] = True
+    worked = metrics.hd95(np.roll(truth, 1, axis=1), truth, SPACING, "max")
+    assert one["hd95"] == worked
+    wrong = {"hd95": "mean", "tolerance": -1.0, "lesion_overlap": 0.0}
+    for name, value in wrong.items():
+        with pytest.raises(CodedError, match=f"KUG-T02 {name}: found"):
+            evaluation.ScoreOptions(**{name: value})
 
 
 def test_regions_are_scored_one_by_one(tmp_path):
@@ -216,6 +249,7 @@ def test_studies_that_do_not_fit_are_refused(study):
 
 def row(modality, name, dice, status="ok", seconds=1.0):
     scores = {"dice": dice, "hd95": 10 * dice, "assd": dice, "unit": "mm"}
+    scores |= dict.fromkeys(set(evaluation.SCORES) - set(scores), dice)
     return {"modality": modality, "name": name, **scores, "status": status, "seconds": seconds}
 
 
@@ -225,45 +259,94 @@ def test_summary_means_over_cases_then_names_then_modalities():
         *(row("ct", "organ", 0.8), row("ct", "lesion", 0.4)),
         *(row("ct", "organ", 0.6), row("ct", "lesion", nan, "undefined")),
         *(row("t1", "organ", 1.0), row("t1", "lesion", 0.0, "missed")),
-        *(row("t1", "organ", nan, "KUG-D06", nan), row("t1", "lesion", nan, "KUG-D06", nan)),
+        *(row("t1", "organ", 0.0, "KUG-D06", nan), row("t1", "lesion", 0.0, "KUG-D06", nan)),
     ]
+    for failing in rows[-2:]:
+        failing |= {"hd95": 60.0, "assd": 60.0}
     summary = evaluation.summarize(rows)
     assert (summary["cases"], summary["failed"]) == (4, 1)
     ct, t1 = (summary["modalities"][m] for m in ("ct", "t1"))
-    assert (ct["dice"], t1["dice"]) == pytest.approx(((0.7 + 0.4) / 2, 0.5))
-    assert summary["macro_dice"] == pytest.approx((0.55 + 0.5) / 2)
-    assert summary["macro_hd95"] == pytest.approx(5.25)
+    # The case that could not be used counts as 0.
+    assert (ct["dice"], t1["dice"]) == pytest.approx(((0.7 + 0.4) / 2, 0.25))
+    assert summary["macro_dice"] == pytest.approx((0.55 + 0.25) / 2)
+    assert summary["macro_hd95"] == pytest.approx((5.5 + (10 + 60 + 0 + 60) / 4) / 2)
+    assert (summary["undefined"], ct["undefined"], t1["undefined"]) == (1, 1, 0)
     organ, lesion, _, t1_lesion = summary["table"]
     assert (organ["n"], organ["dice_mean"]) == (2, pytest.approx(0.7))
     assert organ["dice_sd"] == pytest.approx(math.sqrt(0.02))
     assert (lesion["n"], lesion["undefined"], lesion["failed"]) == (1, 1, 0)
     assert math.isnan(lesion["dice_sd"])
-    assert (t1_lesion["n"], t1_lesion["missed"], t1_lesion["failed"]) == (1, 1, 1)
+    assert (t1_lesion["n"], t1_lesion["missed"], t1_lesion["failed"]) == (2, 1, 1)
+    # Every mean says of how many; biases have no value where a case failed.
+    assert (t1_lesion["dice_n"], lesion["dice_n"], t1_lesion["false_positives_n"]) == (2, 1, 0)
+    # Rows of another time, without numbers for a failed case, count as the worst too.
+    for failing in rows[-2:]:
+        failing |= dict.fromkeys(("dice", "hd95", "assd"), None)
+    again = evaluation.summarize(rows)
+    assert (again["macro_dice"], again["macro_hd95"]) == (summary["macro_dice"], math.inf)
+    assert math.isnan(again["table"][2]["hd95_sd"])
 
 
-@hypothesis.given(arrays.arrays(bool, (2, 3, 2, 4, 3, 2)), st.integers(0, 2), st.integers(0, 1))
-@hypothesis.settings(max_examples=40, deadline=None)
+WORSE = {score: -sign for score, (_, sign) in aggregation.SCORES.items()}
+cohorts = arrays.arrays(bool, (2, 4, 2, 4, 3, 2))  # truth and prediction, cases, names, voxels
+places = (st.integers(0, 3), st.integers(0, 1))
+
+
+def rows_of(truth, prediction):
+    """Rows of four cases: two modalities of two cases each, two names."""
+    common = {"known_modality": True, "seconds": 0.0, "message": ""}
+    return [
+        {**common, "modality": ("ct", "t1")[i % 2], "case": str(i), **line}
+        for i, pair in enumerate(zip(truth, prediction, strict=True))
+        for line in evaluation.score_masks(*pair, ("organ", "lesion"), (1.0, 1.0, 2.0))
+    ]
+
+
+def assert_never_better(before, after):
+    """No mean of `after` is better than that of `before`, and none vanished."""
+    pairs = [(before, after, "macro_{}")]
+    pairs += [(before["modalities"][m], after["modalities"][m], "{}") for m in ("ct", "t1")]
+    pairs += [(*lines, "{}_mean") for lines in zip(before["table"], after["table"], strict=True)]
+    for old, new, key in pairs:
+        for score, sign in WORSE.items():
+            one, other = old[key.format(score)], new[key.format(score)]
+            if not math.isnan(one):
+                assert sign * other >= sign * one - 1e-9, (score, old, new)
+
+
+@hypothesis.given(cohorts, *places)
+@hypothesis.settings(max_examples=30, deadline=None)
 def test_deleting_the_prediction_of_something_present_never_helps(masks, case, name):
     truth, prediction = masks
     hypothesis.assume(truth[case, name].any())
-
-    def macro(prediction):
-        common = {"modality": "ct", "seconds": 0.0}
-        rows = [
-            {**common, **line}
-            for pair in zip(truth, prediction, strict=True)
-            for line in evaluation.score_masks(*pair, ("organ", "lesion"), (1.0, 1.0, 2.0))
-        ]
-        return evaluation.summarize(rows)
-
-    before = macro(prediction)
     emptied = prediction.copy()
     emptied[case, name] = False
-    after = macro(emptied)
-    assert after["macro_dice"] <= before["macro_dice"] + 1e-12
-    assert after["macro_hd95"] >= before["macro_hd95"] - 1e-9
-    assert after["macro_assd"] >= before["macro_assd"] - 1e-9
-    assert after["table"][0]["n"] == before["table"][0]["n"]
+    before, after = (evaluation.summarize(rows_of(truth, p)) for p in (prediction, emptied))
+    assert_never_better(before, after)
+    assert [line["n"] for line in after["table"]] == [line["n"] for line in before["table"]]
+
+
+@hypothesis.given(cohorts, st.lists(st.integers(0, 3), min_size=1))
+@hypothesis.settings(max_examples=30, deadline=None)
+def test_a_case_that_cannot_be_used_never_helps(masks, dropped):
+    rows = rows_of(*masks)
+    before = evaluation.summarize(rows)
+    for known in (True, False):
+        failing = [dict(row) for row in rows]
+        for row in failing:
+            if int(row["case"]) in dropped:
+                diagonal = metrics.diagonal((4, 3, 2), (1.0, 1.0, 2.0))
+                distances = dict.fromkeys(aggregation.DISTANCES, diagonal)
+                scores = {**dict.fromkeys(aggregation.SCORES, 0.0), **distances}
+                unknown = dict.fromkeys(aggregation.SCORES)
+                row |= {"status": "KUG-D06", **(scores if known else unknown)}
+        after = evaluation.summarize(failing)
+        assert_never_better(before, after)
+        assert after["failed"] == len(set(dropped))
+        # Each line says how many cases its means are of.
+        for line, old in zip(after["table"], before["table"], strict=True):
+            assert line["n"] + line["undefined"] == old["n"] + old["undefined"] == 2
+            assert line["dice_n"] == line["n"]
 
 
 def test_run_folder_gets_json_csv_and_slices(tmp_path):
@@ -284,6 +367,11 @@ def test_run_folder_gets_json_csv_and_slices(tmp_path):
     assert (saved["split"], saved["known_modality"], saved["failed"]) == ("test", True, 1)
     own = [r["dice"] for r in saved["rows"] if r["case"] == "a_ct"]
     assert said[0] == f"a_ct: Dice {np.mean(own):.3f}"
+    assert (saved["labelled"], saved["options"]["hd95"]) == (8, "pooled")
+    entry = json.loads((run / "run.json").read_text())[-1]
+    assert (entry["command"], entry["settings"]["split"]) == ("evaluate", "test")
+    assert entry["macro_dice"] == saved["macro_dice"]
+    assert len(entry["inputs"]["study_sha256"]) == 64
     with (run / "metrics.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == len(saved["rows"]) == 16

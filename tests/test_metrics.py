@@ -118,6 +118,149 @@ def test_an_empty_prediction_never_scores_better(truth, prediction):
     assert metrics.assd(truth, empty, spacing) >= mean
 
 
+@pytest.mark.parametrize("definition", metrics.HD95)
+def test_both_definitions_of_hd95_equal_brute_force(definition):
+    rng, spacing = np.random.default_rng(5), np.array((0.7, 1.3, 4.0))
+    # Of unlike size, so that the directions differ.
+    truth, prediction = rng.random((6, 5, 4)) < 0.05, rng.random((6, 5, 4)) < 0.6
+    truth[2, 2, 2] = True
+    a, b = (np.array(brute_surface(m)) * spacing for m in (truth, prediction))
+    table = np.linalg.norm(a[:, None] - b[None], axis=-1)
+    sides = table.min(1), table.min(0)
+    worked = {
+        "pooled": np.percentile(np.concatenate(sides), 95),
+        "max": max(np.percentile(side, 95) for side in sides),
+    }
+    assert worked["pooled"] != pytest.approx(worked["max"])
+    found = metrics.hd95(truth, prediction, spacing, definition)
+    assert found == pytest.approx(worked[definition])
+
+
+def test_normalised_surface_dice_of_shifted_squares():
+    truth, prediction = np.zeros((2, 12, 12), bool)
+    truth[2:6, 2:6], prediction[4:8, 2:6] = True, True
+    # 12 surface pixels each: four of them lie on the other surface, the rest 2 mm or 4 mm off.
+    sides = metrics.directed_distances(truth, prediction, (2.0, 2.0))
+    assert sorted(sides[0]) == sorted(sides[1])
+    shares = {t: metrics.nsd(truth, prediction, (2.0, 2.0), t) for t in (0, 1.9, 2, 3.9, 4)}
+    worked = {t: np.mean(np.concatenate(sides) <= t) for t in shares}
+    assert shares == worked
+    assert shares[4] == 1.0
+    assert shares[1.9] == shares[0] == 4 / 12
+    empty = np.zeros_like(truth)
+    assert metrics.nsd(truth, empty, (2.0, 2.0), 100) == 0.0
+    assert math.isnan(metrics.nsd(empty, empty, (2.0, 2.0), 1))
+    with pytest.raises(ValueError, match=r"tolerance of 0 or more, got -1"):
+        metrics.nsd(truth, truth, (2.0, 2.0), -1)
+    with pytest.raises(ValueError, match=r"one of \('pooled', 'max'\), got 'mean'"):
+        metrics.hd95(truth, truth, (1, 1), "mean")
+    with pytest.raises(ValueError, match="not empty"):
+        metrics.directed_distances(truth, empty, (1, 1))
+
+
+def test_overlap_and_volume_of_worked_masks():
+    truth, prediction = np.zeros((2, 10, 10, 10), bool)
+    truth[:5], prediction[2:8] = True, True
+    assert metrics.dice(truth, prediction) == pytest.approx(2 * 300 / 1100)
+    assert metrics.iou(truth, prediction) == pytest.approx(300 / 800)
+    assert metrics.volume_similarity(truth, prediction) == pytest.approx(1 - 100 / 1100)
+    volume = metrics.volume_error(truth, prediction, (2.0, 1.0, 0.5))
+    assert (volume.true_ml, volume.predicted_ml) == pytest.approx((0.5, 0.6))
+    assert (volume.signed_ml, volume.relative) == pytest.approx((0.1, 0.2))
+    empty = np.zeros_like(truth)
+    assert metrics.volume_error(truth, empty, (1, 1, 1)).relative == -1.0
+    assert math.isnan(metrics.volume_error(empty, truth, (1, 1, 1)).relative)
+    assert (metrics.iou(empty, truth), metrics.volume_similarity(empty, truth)) == (0.0, 0.0)
+    assert math.isnan(metrics.iou(empty, empty))
+    assert math.isnan(metrics.volume_similarity(empty, empty))
+    with pytest.raises(ValueError, match="3 values in spacing"):
+        metrics.volume_error(truth, truth, (1.0, 1.0))
+
+
+def spots(*corners, side=3, shape=(20, 20)):
+    mask = np.zeros(shape, bool)
+    for x, y in corners:
+        mask[x : x + side, y : y + side] = True
+    return mask
+
+
+def test_lesions_are_matched_one_to_one():
+    truth = spots((1, 1), (1, 10), (10, 1))
+    scores = metrics.lesion_scores(truth, spots((1, 2), (10, 10)))
+    # The first is off by one column: IoU 6 / 12. The second lies where nothing is.
+    assert (scores.true, scores.predicted, scores.found) == (3, 2, 1)
+    assert (scores.sensitivity, scores.precision, scores.f1) == (1 / 3, 1 / 2, 2 / 5)
+    assert scores.false_positives == 1
+    assert metrics.lesion_scores(truth, spots((1, 2)), overlap=0.5).found == 1
+    assert metrics.lesion_scores(truth, spots((1, 2)), overlap=0.51).found == 0
+    # One blob over everything finds at most one; crumbs of one lesion are one find.
+    assert metrics.lesion_scores(truth, np.ones_like(truth)).found == 0
+    assert metrics.lesion_scores(truth, np.ones_like(truth), overlap=0.01).found == 1
+    crumbs = spots((1, 1), side=1) | spots((3, 1), side=1) | spots((1, 3), side=1)
+    crumbs = metrics.lesion_scores(spots((1, 1)), crumbs)
+    assert (crumbs.found, crumbs.false_positives) == (1, 2)
+    # Corners join.
+    assert metrics.lesion_scores(spots((1, 1), (4, 4)), truth).true == 1
+    nothing = metrics.lesion_scores(truth & ~truth, truth & ~truth)
+    assert all(map(math.isnan, (nothing.f1, nothing.sensitivity, nothing.precision)))
+    with pytest.raises(ValueError, match=r"above 0 and up to 1, got 0"):
+        metrics.lesion_scores(truth, truth, overlap=0)
+
+
+def test_most_lesions_are_matched_where_a_greedy_choice_would_lose_one():
+    # The long prediction overlaps both lesions; the short one only the first, and less than it.
+    truth = np.zeros((1, 30), bool)
+    truth[0, 0:8], truth[0, 10:14] = True, True
+    prediction = np.zeros_like(truth)
+    prediction[0, 0:2], prediction[0, 3:13] = True, True
+    scores = metrics.lesion_scores(truth, prediction)
+    assert (scores.true, scores.predicted, scores.found) == (2, 2, 2)
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.5, 1.0, 2.0)])
+def test_shapes_whose_scores_are_known(spacing):
+    spacing, side = np.array(spacing), 24.0
+    axes = [np.arange(-side, side + 0.1, s) for s in spacing]
+    x, y, z = np.meshgrid(*axes, indexing="ij")
+    box = (abs(x) <= 10) & (abs(y) <= 10) & (abs(z) <= 10)
+    grown = (abs(x) <= 14) & (abs(y) <= 14) & (abs(z) <= 14)
+    # From a face of the small box to the large one it is 4 mm; from an edge or corner of the large
+    # one to the small one further.
+    forward, backward = metrics.directed_distances(box, grown, spacing)
+    np.testing.assert_allclose(forward, 4.0)
+    assert backward.max() == pytest.approx(4 * math.sqrt(3))
+    assert metrics.nsd(box, grown, spacing, 3.99) == 0.0
+    assert metrics.nsd(box, grown, spacing, 4 * math.sqrt(3) + 1e-9) == 1.0
+    ball, moved = (np.sqrt((x - s) ** 2 + y**2 + z**2) <= 12 for s in (0, 6))
+    # A ball moved by d, 2 r > d: common volume (4 r + d)(2 r - d)^2 pi / 12.
+    common = (48 + 6) * (24 - 6) ** 2 / 12 / (4 / 3 * 12**3)
+    assert metrics.dice(ball, moved) == pytest.approx(common, abs=0.01)
+    assert metrics.iou(ball, moved) == pytest.approx(common / (2 - common), abs=0.01)
+    volume = metrics.volume_error(ball, grown, spacing)
+    assert volume.true_ml == pytest.approx(4 / 3 * math.pi * 1.2**3, rel=0.02)
+    assert metrics.hd95(ball, moved, spacing, "max") <= 6.0
+
+
+@hypothesis.given(masks, masks, st.floats(0, 5))
+@hypothesis.settings(max_examples=60, deadline=None)
+def test_an_empty_prediction_is_the_worst_of_all_scores(truth, prediction, tolerance):
+    hypothesis.assume(truth.any())
+    spacing, empty = (1.0, 2.0, 3.0), np.zeros_like(truth)
+    scores = {
+        "iou": metrics.iou,
+        "volume": metrics.volume_similarity,
+        "nsd": lambda a, b: metrics.nsd(a, b, spacing, tolerance),
+        "f1": lambda a, b: metrics.lesion_scores(a, b).f1,
+        "sensitivity": lambda a, b: metrics.lesion_scores(a, b).sensitivity,
+    }
+    for name, score in scores.items():
+        assert score(truth, empty) == 0.0 <= score(truth, prediction) <= 1.0, name
+        assert score(truth, truth) == 1.0, name
+    for definition in metrics.HD95:
+        worst = metrics.hd95(truth, empty, spacing, definition)
+        assert worst >= metrics.hd95(truth, prediction, spacing, definition)
+
+
 def update(metric, truth, prediction, valid, domain):
     count = len(metric.names)
     metric.update_state(

@@ -66,8 +66,17 @@ def history(folder):
 # build_model
 
 
+# Their networks are one family, of which a few are built here.
+FAMILY = ("individual", "joint_cond", "early_fusion", "late_fusion", "dual_stream", "y_shape")
+
+
 @pytest.mark.parametrize(
-    ("name", "dims"), [(n, d) for n, s in SYSTEMS.items() for d in s["spatial_dims"]]
+    ("name", "dims"),
+    [
+        pytest.param(n, d, marks=pytest.mark.slow if n in FAMILY else [])
+        for n, s in SYSTEMS.items()
+        for d in s["spatial_dims"]
+    ],
 )
 def test_every_system_is_built_from_the_plan(plan, name, dims):
     if dims == 3:

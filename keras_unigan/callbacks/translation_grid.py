@@ -67,14 +67,14 @@ class TranslationGrid(keras.callbacks.Callback):
         temporary.replace(self.folder / "translations.png")
 
     def _flat(self, images):
-        """The chosen slices `(samples, x, y)` of patches."""
+        """Slices `(samples, x, y)` of patches: of a stack the middle one, of colours their mean."""
         if images.ndim == 5:
-            return np.stack([x[..., k, 0] for x, k in zip(images, self.slices, strict=True)])
-        return images[..., 0]
+            images = np.stack([x[..., k, :] for x, k in zip(images, self.slices, strict=True)])
+        return images.mean(-1) if self.plan.channels > 1 else images[..., images.shape[-1] // 2]
 
 
 def _choose(batches, count):
-    """One patch a modality: images `(samples, *patch, 1)`, domains and, in 3-D, the slices."""
+    """One patch a modality: images `(samples, *patch, channels)`, domains and slices (3-D)."""
     best: dict[int, tuple] = {}
     for _, batch in zip(range(BATCHES), batches, strict=False):
         keys = ("image", "label_map", "domain", "case")

@@ -12,11 +12,14 @@ from typing import Annotated
 import typer
 
 from keras_unigan.cli import (
+    asking,
     checking,
+    comparing,
     converting,
     demonstration,
     environment,
     preparing,
+    reproducing,
     serving,
     splitting,
     training,
@@ -63,7 +66,8 @@ for _command in (
     *(environment.doctor, environment.models, preparing.init, splitting.split),
     converting.convert,
     *(checking.check, checking.scrub, preparing.plan, preparing.prepare),
-    *(training.train, using.predict, translating.translate, using.evaluate, using.report),
+    *(training.train, using.predict, translating.translate, using.evaluate, comparing.compare),
+    *(using.report, reproducing.reproduce),
     *(serving.export, serving.push),
 ):
     app.command()(_command)
@@ -74,9 +78,10 @@ app.command(
 )(serving.serve)
 app.command()(serving.deploy)
 app.add_typer(client_app, name="client")
-client_app.command()(serving.segment)
-client_app.command()(serving.status)
-client_app.command()(serving.describe)
+for _command in (
+    *(asking.segment, asking.translate, asking.status, asking.metadata, asking.describe),
+):
+    client_app.command()(_command)
 app.command()(demonstration.demo)
 
 

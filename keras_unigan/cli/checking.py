@@ -75,7 +75,7 @@ def check(
 
 
 def scrub(
-    source: Annotated[str, typer.Argument(help="A NIfTI file or a folder.")],
+    source: Annotated[str, typer.Argument(help="A NIfTI or DICOM file, a zip, or a folder.")],
     output: Annotated[str, typer.Option("--output", "-o", help="A new file or folder.")],
     mapping: Annotated[
         str | None, typer.Option(help="JSON file for old and new names; left out: none is kept.")
@@ -98,7 +98,7 @@ def scrub(
     verb = "Would write" if dry_run else "Wrote"
     printer.say(
         f"{verb} {len(done.files)} files of {len(done.subjects)} subjects to {output}",
-        *[f"Emptied: {', '.join(f'{f} ({n})' for f, n in done.fields.items())}"]
+        *[f"Emptied or replaced: {', '.join(f'{f} ({n})' for f, n in done.fields.items())}"]
         * bool(done.fields),
         *[f"Left behind, as they are not understood: {len(done.left)} files"] * bool(done.left),
         *[f"Old and new names: {mapping}, keep it apart"] * bool(mapping and not dry_run),

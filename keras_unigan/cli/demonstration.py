@@ -25,7 +25,8 @@ def demo(
     modalities: Annotated[
         str,
         typer.Option(
-            help="Comma-separated phantom modalities, e.g. mr,ct,pet,spect,xray,microscopy."
+            help="Comma-separated phantom modalities, e.g. mr,ct,pet,spect,xray,microscopy, "
+            "or microscopy,he (in colour)."
         ),
     ] = "ct,t1,flair",
     model: Annotated[str, typer.Option(help="A name of `unigan models`.")] = "segan",

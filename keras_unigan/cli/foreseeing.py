@@ -17,8 +17,13 @@ def setting(plan, key):
     for part in key.split("."):
         value = value[part]
     if isinstance(value, dict):
-        return ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else v for k, v in value.items())
+        return ", ".join(f"{k} {_shown(v)}" if k != "scheme" else v for k, v in value.items())
     return value
+
+
+def _shown(value):
+    """Text of a number, or of one a channel."""
+    return "/".join(map(_shown, value)) if isinstance(value, list) else f"{value:.4g}"
 
 
 def plan_lines(plan, prefix=""):

@@ -1,6 +1,7 @@
 """`unigan init`, `plan` and `prepare`: from a folder of scans to shards."""
 
 import collections
+import dataclasses
 import json as json_module
 import sys
 from pathlib import Path
@@ -56,6 +57,12 @@ def init(
     leave_one_site_out: splitting.BySite = False,
     pairs: splitting.Pairs = False,
     content: splitting.Content = True,
+    channels: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Channels of every image; left out: 3 for colour microscopy, else 1."
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the study.")] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -65,6 +72,7 @@ def init(
 ):
     """Makes study.json from a folder of scans or a CSV, with splits that do not leak."""
     from keras_unigan.data import cases, readers, splits
+    from keras_unigan.data import channels as counting
 
     printer = Printer(json, quiet)
     assignment = str(splits.path_of(output))
@@ -74,7 +82,11 @@ def init(
     labels = Labels(classes=classes, regions=regions) if classes or regions else None
     scheme = splitting.scheme_of(fractions, folds, leave_one_site_out, pairs, seed)
     found = readers.read(source, reader, label_name, modality)
-    whole = cases.study_of(found, source, labels, name)
+    whole = cases.study_of(found, source, labels, name, channels)
+    if channels is None and counting.coloured(whole, _stained(whole)):
+        whole = dataclasses.replace(whole, channels=counting.COLOURS)
+    if whole.channels > 1:
+        counting.check(whole)
     study, made, copies, unread = cases.share_out(whole, scheme, fold, content)
     bare = sum(case.label is None for case in study.cases)
     lines, more = splitting.summary(study, made, copies, unread)
@@ -84,6 +96,7 @@ def init(
     printer.say(
         f"{len(study.cases)} cases of {len({c.subject for c in study.cases})} subjects, "
         f"modalities {', '.join(study.modalities)}",
+        *[f"{study.channels} channels in every image"] * (study.channels > 1),
         f"{'Regions' if study.labels.overlapping else 'Labels'}: {names}",
         *lines,
         *[f"{bare} images have no label map"] * bool(bare),
@@ -92,8 +105,17 @@ def init(
         f"Would write {output}" if dry_run else f"Wrote {output} and {assignment}",
     )
     result = {"study": output, "assignment": assignment, "cases": len(study.cases)}
-    result |= {**more, "without_label": bare, "not_used": list(found.left)}
+    result |= {**more, "channels": study.channels, "without_label": bare}
+    result["not_used"] = list(found.left)
     printer.result(result, f"unigan prepare {output} -o shards")
+
+
+def _stained(study):
+    """Modalities whose pictures are told apart by colour."""
+    from keras_unigan.planning import schemes
+
+    found = {m: study.normalization.get(m) or schemes.named(m) for m in study.modalities}
+    return {modality for modality, scheme in found.items() if scheme == "microscopy"}
 
 
 def plan(
@@ -128,8 +150,8 @@ def plan(
     refuse_dead_letters(summary)
 
 
-def refuse_dead_letters(summary):
-    """Lists the volumes that a job could not use and ends with the data exit code."""
+def refuse_dead_letters(summary, skip=False):
+    """Lists the volumes that a job could not use; ends with the data exit code unless to skip."""
     if not summary.get("dead_letters"):
         return
     from keras_unigan.pipelines import sources
@@ -143,7 +165,8 @@ def refuse_dead_letters(summary):
         f"({', '.join(f'{n} {code}' for code, n in sorted(codes.items()))}); all in {file}"
     )
     print(*lines, sep="\n", file=sys.stderr)
-    raise typer.Exit(3)
+    if not skip:
+        raise typer.Exit(3)
 
 
 def counted(counters):
@@ -173,6 +196,13 @@ def prepare(
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep finished shards whose scans did not change.")
     ] = False,
+    skip_bad: Annotated[
+        bool,
+        typer.Option(
+            "--skip-bad",
+            help="Exit code 0 though scans had to be left out; they are listed all the same.",
+        ),
+    ] = False,
     dry_run: DryRun = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -180,7 +210,10 @@ def prepare(
         list[str] | None, typer.Argument(help="Beam options, after `--`: -- --runner=…")
     ] = None,
 ):
-    """Resamples every scan once and writes TFRecord shards, with Beam."""
+    """Resamples every scan once and writes TFRecord shards, with Beam.
+
+    Unusable scans are left out and listed in dead_letters.jsonl; the exit code is 3 then.
+    """
     job = need("keras_unigan.pipelines.preprocess", "pipelines")
     printer = Printer(json, quiet)
     if dry_run:
@@ -213,6 +246,6 @@ def prepare(
     for split, counts in summary["splits"].items():
         printer.say(f"{split}: {', '.join(f'{n} {m}' for m, n in counts.items())}")
     printer.say(*counted(summary["counters"]), f"Wrote {output} in {summary['seconds']:.1f} s")
-    done = not summary["dead_letters"]
+    done = skip_bad or not summary["dead_letters"]
     printer.result(summary, f"unigan train {output} --model segan -o runs/a" if done else None)
-    refuse_dead_letters(summary)
+    refuse_dead_letters(summary, skip_bad)

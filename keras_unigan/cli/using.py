@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from keras_unigan.cli import batch
+from keras_unigan.cli import batch, deriving
 from keras_unigan.cli.common import (
     Device,
     Json,
@@ -39,6 +39,10 @@ def predict(
         int | None, typer.Option(min=0, help="Channel of files that hold several, from 0.")
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split of a study; left out: all.")] = None,
+    bids: Annotated[
+        bool,
+        typer.Option("--bids", help="Write BIDS derivatives: dseg, probseg and their tables."),
+    ] = False,
     limit: Limit = None,
     overwrite: Overwrite = False,
     device: Device = "auto",
@@ -51,9 +55,12 @@ def predict(
     printer = Printer(json, quiet)
     beam = [text for text in inputs if text.startswith("--")]
     inputs = [text for text in inputs if not text.startswith("--")]
+    flags = {"modality": modality, "channel": channel, "limit": limit, "overwrite": overwrite}
+    if bids:
+        deriving.predict(printer, model, inputs, output, split, {**flags, "device": device}, beam)
+        return
     if batch.is_job(model, inputs, beam):
         use_device(device)
-        flags = {"modality": modality, "channel": channel, "limit": limit, "overwrite": overwrite}
         batch.predict(printer, model, inputs, output, split, flags, beam)
         return
     if split is not None:
@@ -81,13 +88,25 @@ def evaluate(
         str | None,
         typer.Option(help="Run that judges the anatomy of translations; left out: this one."),
     ] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="mm that a surface may be off for NSD.")
+    ] = 2.0,
+    hd95: Annotated[
+        str, typer.Option(metavar="pooled|max", help="Definition of HD95 (docs/metrics.md).")
+    ] = "pooled",
+    lesion_overlap: Annotated[
+        float, typer.Option(help="IoU from which on a predicted lesion is a true one.")
+    ] = 0.1,
     limit: Limit = None,
     overwrite: Overwrite = False,
     device: Device = "auto",
     json: Json = False,
     quiet: Quiet = False,
 ):
-    """Scores a run on a split: Dice, HD95 and ASSD per modality, and its translations."""
+    """Scores a run on a split: overlap, surfaces and lesions per modality; its translations."""
+    from keras_unigan.aggregation import ScoreOptions
+
+    options = ScoreOptions(hd95=hd95, tolerance=tolerance, lesion_overlap=lesion_overlap)
     use_device(device)
     from keras_unigan import evaluation, inference, translation, translation_scores
 
@@ -102,7 +121,7 @@ def evaluate(
     summary: dict = {"failed": 0}
     if segments:
         summary = evaluation.evaluate_run(
-            run, study, split=split, known_modality=known, limit=limit
+            run, study, split=split, known_modality=known, limit=limit, options=options
         )
         show_scores(printer, summary)
         printer.say(*[f"Wrote {path}" for path in summary["outputs"]])
@@ -116,23 +135,23 @@ def evaluate(
 
 
 def show_scores(printer, summary):
-    """Prints the per-modality table and the macro Dice."""
+    """Prints the per-modality table, the macro Dice, and what the means are of."""
     if not printer.silent:
-        columns = ("modality", "name", "n", "undefined", "Dice", "sd", "HD95", "ASSD", "unit")
-        keys = (
-            "modality",
-            "name",
-            "n",
-            "undefined",
-            "dice_mean",
-            "dice_sd",
-            "hd95_mean",
-            "assd_mean",
-            "unit",
-        )
-        rows = [tuple(row[k] for k in keys) for row in summary["table"]]  # fmt: skip
-        table(f"{summary['split']} split, original grid", columns, rows)
-    printer.say(f"macro Dice {summary['macro_dice']:.2f}")
+        # What fits into 80 columns; the files hold all of it.
+        heads = {"dice_mean": "Dice", "dice_sd": "sd", "nsd_mean": "NSD", "hd95_mean": "HD95"}
+        keys = ("modality", "name", "n", "undefined", *heads, "unit")
+        rows = [tuple(row[key] for key in keys) for row in summary["table"]]
+        title = f"{summary['split']} split, original grid"
+        table(title, [heads.get(key, key) for key in keys], rows)
+    counted = f"macro Dice {summary['macro_dice']:.2f} of {summary['cases']} cases"
+    if summary["undefined"]:
+        counted += f"; {summary['undefined']} undefined scores (nothing there, nothing found) "
+        counted += "are in no mean"
+    if summary["failed"]:
+        counted += f"; {summary['failed']} cases that could not be used count as 0"
+    if summary["labelled"] > summary["cases"]:
+        counted += f"; only the first of {summary['labelled']}"
+    printer.say(counted)
 
 
 def report(

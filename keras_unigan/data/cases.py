@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_unigan.config import IGNORE, Labels, Study
 from keras_unigan.data import copies, readers, splits, volumes
+from keras_unigan.data.channels import merged
 from keras_unigan.data.readers.common import listed
 from keras_unigan.errors import CodedError, did_you_mean
 
@@ -169,7 +170,7 @@ def read_study(path, labels=None, name=None, reader=None):
     return study_of(readers.read(path, reader), path, labels, name)
 
 
-def study_of(found, path, labels=None, name=None):
+def study_of(found, path, labels=None, name=None, channels=None):
     """Makes a study of what a reader found.
 
     Args:
@@ -177,14 +178,21 @@ def study_of(found, path, labels=None, name=None):
         path: Folder or CSV file that was read.
         labels: `config.Labels`; None takes those of the layout, else scans the label files.
         name: Name of the study; None takes the layout's, else the path's.
+        channels: Channels of each image; None takes those of the layout: one, unless it says more.
 
     Returns:
         `config.Study` with absolute paths.
 
     Raises:
-        CodedError: Those of `check_study` and `scan_labels`.
+        CodedError: Those of `check_study` and `scan_labels`; KUG-D36 for a file of which other
+            channels are named than all.
     """
+    channels = channels or found.channels
     modalities = found.modalities or tuple(sorted({c.modality for c in found.cases}))
+    if channels > 1 and any(c.channel is not None for c in found.cases):
+        whole = merged(found.cases, channels)
+        found = dataclasses.replace(found, cases=whole)
+        modalities = tuple(dict.fromkeys(c.modality for c in whole))
     own = Path(path).resolve().name.removesuffix(".csv").removesuffix(".tsv")
     name, labels = name or found.name or own, labels or found.labels
     # Checked before labels are read, so that a missing file is named with its case.
@@ -194,7 +202,8 @@ def study_of(found, path, labels=None, name=None):
         modalities,
         labels or scan_labels(found.cases),
         found.cases,
-        normalization=found.normalization,
+        normalization={m: s for m, s in found.normalization.items() if m in modalities},
+        channels=channels,
     )
 
 

@@ -21,6 +21,7 @@ class Cases:
     shapes: list = dataclasses.field(default_factory=list)
     # Label indices of the foreground of each case, or None where nobody labelled it.
     indices: list = dataclasses.field(default_factory=list)
+    channels: int = 1
     volumes: dict | None = None
 
     def add(self, file, position, domain, record):
@@ -36,32 +37,42 @@ class Cases:
 
     def only(self, numbers):
         """These cases alone; not for cases with arrays."""
-        lists = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)[:-1]}
-        return Cases(**{name: [values[n] for n in numbers] for name, values in lists.items()})
+        lists = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)[:-2]}
+        kept = {name: [values[n] for n in numbers] for name, values in lists.items()}
+        return Cases(**kept, channels=self.channels)
 
     def fetch(self, case):
         """One volume read from its shard."""
         file = tf.constant(self.files)[case]
         position = tf.constant(self.positions, tf.int64)[case]
         dataset = tf.data.TFRecordDataset(file, "GZIP").skip(position).take(1)
-        return arrange(dataset.get_single_element())
+        return arrange(dataset.get_single_element(), self.channels)
 
 
-def arrange(serialized):
+def arrange(serialized, channels=1):
     """One record as what patches are cut from; see `sampling` for the order of axes."""
-    record = records.parse(serialized)
+    record = records.parse(serialized, channels)
     image, label_map = record["image"], record["label_map"]
     foreground = record["foreground"]
     classes = tf.cast(tf.gather_nd(label_map, foreground), tf.int32)
     return {
-        "image": tf.transpose(image, [2, 0, 1]),
+        "image": tf.transpose(image, [2, 0, 1, 3][: image.shape.rank]),
         "label_map": tf.transpose(label_map, [2, 0, 1]),
-        "shape": tf.shape(image),
+        "shape": tf.shape(label_map),
         "minimum": tf.reduce_min(image),
         "foreground": tf.concat([foreground, classes[:, None]], axis=1),
         "statistics": record["statistics"],
         **{key: record[key] for key in ("labelled", "subject", "case")},
     }
+
+
+def streams(cases, numbers):
+    """Modality -> its subjects, each a list of case numbers, of some case numbers."""
+    result = {}
+    for number in sorted(numbers, key=lambda n: cases.domains[n]):
+        subjects = result.setdefault(cases.domains[number], {})
+        subjects.setdefault(cases.subjects[number], []).append(number)
+    return {domain: list(subjects.values()) for domain, subjects in result.items()}
 
 
 def options():
@@ -117,7 +128,7 @@ def _read(manifest, plan):
         lambda number: (
             tf.data.TFRecordDataset(files[number], "GZIP")
             .enumerate()
-            .map(lambda position, serialized: (number, position, arrange(serialized)))
+            .map(lambda place, serialized: (number, place, arrange(serialized, plan.channels)))
         )
     )
     for number, position, record in dataset.with_options(options()):
@@ -140,7 +151,8 @@ def collect(manifest, plan, budget, seed=0, paired=False):
     Raises:
         CodedError: KUG-D14 (see `unpaired`).
     """
-    result, kept = {"train": Cases(), "val": Cases()}, {"train": [], "val": []}
+    result = {split: Cases(channels=plan.channels) for split in ("train", "val")}
+    kept: dict[str, list] = {"train": [], "val": []}
     used = 0
     for split, file, domain, position, record in _read(manifest, plan):
         # A volume without labels teaches a validation nothing.
@@ -148,7 +160,7 @@ def collect(manifest, plan, budget, seed=0, paired=False):
             continue
         cases = result[split]
         cases.add(file, position, domain, record)
-        used += 5 * math.prod(cases.shapes[-1])
+        used += (4 * plan.channels + 1) * math.prod(cases.shapes[-1])
         if used <= budget:
             kept[split].append(record)
         else:

@@ -54,7 +54,7 @@ def find(study):
             unread.append(case.id)
             continue
         try:
-            volume = volumes.read(path, case.channel)
+            volume = volumes.read_image(path, study.channels, case.channel)
         except CodedError:
             unread.append(case.id)
             continue

@@ -33,9 +33,10 @@ WORKERS = min(4, os.cpu_count() or 1)
 class _Reader:
     """What training and validation streams share."""
 
-    def __init__(self, cases, plan, spatial_dims, translated, slices):
-        self.cases, self.plan, self.translated, self.slices = cases, plan, translated, slices
+    def __init__(self, cases, plan, spatial_dims, translated):
+        self.cases, self.plan, self.translated = cases, plan, translated
         chosen = plan.configuration(spatial_dims)
+        self.slices = chosen.slices
         self.batch_size, self.flat = chosen.batch_size, spatial_dims == 2
         self.patch = (*chosen.patch_size, 1)[:3]
         self.normalize = IntensityNormalization.from_plan(plan)
@@ -48,10 +49,14 @@ class _Reader:
 
     def shaped(self, example, case, domain, known):
         """Example with all entries, its patch in 2-D where asked, and channels last."""
-        if self.flat:
-            example = {**example, "label_map": example["label_map"][..., 0]}
-        else:
-            example = {**example, "image": example["image"][..., None]}
+        image, label_map = example["image"], example["label_map"]
+        if self.plan.channels == 1 and not self.flat:
+            image = image[..., None]
+        elif self.plan.channels > 1 and self.flat:
+            image = image[:, :, 0]
+        # Else the slices of a flat patch of one channel, one or more, are its channels.
+        label_map = label_map[..., 0] if self.flat else label_map
+        example = {**example, "image": image, "label_map": label_map}
         return {**example, "case": tf.cast(case, tf.int32), "domain": domain, "known": known}
 
     def normalized(self, batch):
@@ -86,19 +91,22 @@ class _Reader:
 class _Training(_Reader):
     """The endless sequence of training draws."""
 
-    def __init__(self, cases, plan, spatial_dims, translated, slices, seed, options, seen):
-        super().__init__(cases, plan, spatial_dims, translated, slices)
+    def __init__(self, cases, plan, spatial_dims, translated, seed, options, seen):
+        super().__init__(cases, plan, spatial_dims, translated)
         self.seed, self.options, self.seen = seed, options, seen
         self.spacing = plan.spacing[:spatial_dims]
-        self.domains = sorted(set(cases.domains))
-        streams = []
-        for domain in self.domains:
-            subjects = {}
-            for number, subject in enumerate(cases.subjects):
-                if cases.domains[number] == domain:
-                    subjects.setdefault(subject, []).append(number)
-            streams.append(list(subjects.values()))
-        self.schedule = sampling.Schedule(streams, seed)
+        every = range(len(cases.names))
+        labelled = [number for number in every if cases.indices[number] is not None]
+        others = [number for number in every if cases.indices[number] is None]
+        share = options.labelled_fraction
+        if share is None or not labelled or not others:
+            labelled, others, share = every, [], 1.0
+        elif share in (0.0, 1.0):
+            labelled, others, share = (labelled if share else others), [], 1.0
+        streams, rest = (catalogue.streams(cases, part) for part in (labelled, others))
+        self.stream_domains = [*streams, *rest]
+        self.domains = sorted(set(self.stream_domains))
+        self.schedule = sampling.Schedule([*streams.values()], seed, [*rest.values()], share)
 
     def draw(self, source, case, stream, visit):
         """One sample of a modality stream."""
@@ -108,7 +116,7 @@ class _Training(_Reader):
         start = sampling.patch_start(
             facts["shape"], self.patch, facts["foreground"], wanted, random
         )
-        domain = tf.constant(self.domains, tf.int32)[stream]
+        domain = tf.constant(self.stream_domains, tf.int32)[stream]
         known = random[sampling.UNKNOWN] >= self.options.unknown_fraction
         example = sampling.example(source, start, self.patch, self.slices)
         return self.shaped(example, case, domain, known)
@@ -126,14 +134,12 @@ class _Training(_Reader):
 
     def streamed(self, first):
         """The same samples from the shards; each volume is read once for several patches."""
-        count = self.schedule.count
-        # Whole blocks of one draw a modality, less those of the first block that are done.
-        done = first % count
-        streams = [self.stream(stream, first // count) for stream in range(count)]
-        indices = tf.data.Dataset.counter(first - done, dtype=tf.int64)
+        visits = self.schedule.visits(first)
+        streams = [self.stream(stream, visits[stream]) for stream in range(self.schedule.count)]
+        indices = tf.data.Dataset.counter(first, dtype=tf.int64)
         choice = indices.map(lambda index: self.schedule.modality(index)[0])
         samples = tf.data.Dataset.choose_from_datasets(streams, choice, stop_on_empty_dataset=False)
-        samples = tf.data.Dataset.zip(indices, samples).skip(done)
+        samples = tf.data.Dataset.zip(indices, samples)
         return samples.map(lambda index, sample: {**sample, "index": index})
 
     def stream(self, stream, first):
@@ -174,8 +180,10 @@ class _Training(_Reader):
             changed = augmentation.contrasted(seed, size, share)
             batch["known"] = tf.logical_and(batch["known"], tf.logical_not(changed))
         equalized = self.plan.unknown == "equalized"
+        # The label map of a stack says nothing of the slices beside its own.
+        painted = augmentation.contrast.PAINTED if self.slices == 1 else 0.0
         batch = augmentation.augment(
-            batch, seed, options.augment, share, self.spacing, equalized=equalized
+            batch, seed, options.augment, share, self.spacing, equalized, painted
         )
         return batch if self.seen is None else self.seen.tee(batch, step)
 
@@ -208,8 +216,8 @@ def _following(domains, count):
 class _Validation(_Reader):
     """Tiles that cover every volume; each labelled voxel counts once."""
 
-    def __init__(self, cases, plan, spatial_dims, translated, slices, trained):
-        super().__init__(cases, plan, spatial_dims, translated, slices)
+    def __init__(self, cases, plan, spatial_dims, translated, trained):
+        super().__init__(cases, plan, spatial_dims, translated)
         self.following = _following(trained, len(plan.modalities))
 
     def tiles(self, case):
@@ -242,10 +250,12 @@ class _Validation(_Reader):
             for shape in self.cases.shapes
         ]
         batches = -(-sum(counts) // self.batch_size)
+        colours = (self.plan.channels,) * (self.plan.channels > 1)
+        depth, row = self.patch[2] + self.slices - 1, tf.constant([0.0, 1.0, -1.0, 1.0])
         empty = {
-            "image": tf.zeros((*self.patch[:2], self.patch[2] + self.slices - 1)),
+            "image": tf.zeros((*self.patch[:2], depth, *colours)),
             "label_map": tf.fill(self.patch, tf.constant(IGNORE, tf.uint8)),
-            "statistics": tf.constant([0.0, 1.0, -1.0, 1.0]),
+            "statistics": tf.broadcast_to(row, self.plan.statistics_shape),
         }
         filler = tf.data.Dataset.from_tensors(self.shaped(empty, -1, 0, True))
         filler = filler.repeat(batches * self.batch_size - sum(counts))
@@ -253,12 +263,13 @@ class _Validation(_Reader):
         return self.batches(examples).apply(tf.data.experimental.assert_cardinality(batches))
 
 
-def configure(plan, spatial_dims, options, batch_size=None):
-    """Plan whose configuration has the patch and batch of the options.
+def configure(plan, spatial_dims, options, batch_size=None, slices=None):
+    """Plan whose configuration has the patch, batch and slices of the options.
 
     Raises:
         CodedError: KUG-T02 for a patch of other axes than the network, or one not divisible by the
-            plan's strides; or when the plan has no such configuration.
+            plan's strides; for slices that are not odd, not 2-D or of several channels; or when the
+            plan has no such configuration.
     """
     chosen = plan.configuration(spatial_dims)
     patch = options.patch_size or chosen.patch_size
@@ -273,6 +284,7 @@ def configure(plan, spatial_dims, options, batch_size=None):
         chosen,
         patch_size=tuple(patch),
         batch_size=batch_size or options.batch_size or chosen.batch_size,
+        slices=next(n for n in (slices, options.slices, chosen.slices) if n is not None),
     )
     configurations = {**plan.configurations, f"{spatial_dims}d": chosen}
     return dataclasses.replace(plan, configurations=configurations)
@@ -355,14 +367,15 @@ def load(
     cache_gib=CACHE_GIB,
     translating=None,
     seen=None,
-    slices=1,
+    slices=None,
 ):
     """Opens a folder of shards for training.
 
-    Batches are dicts: `image` float32 `(batch, *patch, slices)` normalised to [-1, 1]; `label_map`
-    uint8 `(batch, *patch)`, 255 = not labelled; `domain` int32 `(batch,)`, the true modality also
-    of the samples that are normalised as of an unknown one; `known` int32 `(batch,)`, 0 for those
-    (and for samples of random contrast); `statistics` float32 `(batch, 4)`; `target` int32
+    Batches are dicts: `image` float32 `(batch, *patch, channels)` normalised to [-1, 1], with the
+    channels of the study or, in 2.5-D, slices as channels; `label_map` uint8 `(batch, *patch)`,
+    255 = not labelled; `domain` int32 `(batch,)`, the true modality also of the samples that are
+    normalised as of an unknown one; `known` int32 `(batch,)`, 0 for those (and for samples of
+    random contrast); `statistics` float32 `(batch, *plan.statistics_shape)`; `target` int32
     `(batch,)`, the modality to translate to; `noise` float32 `(batch,)` in [0, 1), the weight of
     the gradient penalty; `case` int32 `(batch,)`, the number of the case in its split, -1 for none.
     What was drawn comes with the batch, so that a batch split over replicas keeps it. Translating
@@ -387,7 +400,8 @@ def load(
             there is no `real`. None: where the data and the batch allow it.
         seen: `audit.Seen` that notes every training batch, or None.
         slices: Odd number; above 1, a 2-D patch shows its neighbours across z as channels (2.5-D).
-            The label map is that of the middle slice; beyond the volume lies its minimum.
+            The label map is that of the middle slice; beyond the volume lies its minimum. None
+            takes that of the options, then of the plan.
 
     Returns:
         `train` and `val`, each a `tf.data.Dataset`, and the `config.Plan` with the patch and batch
@@ -399,18 +413,15 @@ def load(
         CodedError: KUG-D01, KUG-D08 or KUG-D09 for the folder (see `records.Manifest.load`),
             KUG-D14 without a training case, with one modality to translate between, or one that no
             subject is left for; KUG-D15 for a class that one of the translated modalities lacks;
-            KUG-T02 for an impossible patch, for slices that are not odd or not 2-D, or a batch of
-            one whose targets are permuted.
+            KUG-T02 for an impossible patch, for slices that are not odd, not 2-D or of several
+            channels, or a batch of one whose targets are permuted.
     """
     options = options or TrainOptions()
-    if slices < 1 or slices % 2 == 0 or (slices > 1 and spatial_dims != 2):
-        raise CodedError(
-            "KUG-T02", "slices", f"{slices} in {spatial_dims}-D", "an odd number, in 3-D 1"
-        )
     own = os.path.join(str(shards), "plan.json")
     plan = Plan.load(own) if os.path.isfile(own) else None
     manifest = records.Manifest.load(shards, verify=True, plan=plan)
-    plan = configure(plan or Plan.from_dict(manifest.plan), spatial_dims, options, batch_size)
+    plan = plan or Plan.from_dict(manifest.plan)
+    plan = configure(plan, spatial_dims, options, batch_size, slices)
     chosen = plan.configuration(spatial_dims)
     paired = options.pair_subjects
     cases = catalogue.collect(manifest, plan, int(cache_gib * 2**30), seed, paired)
@@ -430,7 +441,7 @@ def load(
             _check_classes(cases["train"], plan)
     if seen is not None:
         seen.describe(cases["train"], plan)
-    common = (plan, spatial_dims, translating, slices)
+    common = (plan, spatial_dims, translating)
     training = _Training(cases["train"], *common, seed, options, seen)
     train = training.endless(start_step) if endless else training.passes(start_step)
     if not cases["val"].files:

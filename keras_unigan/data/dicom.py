@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_unigan.config import ALL_CHANNELS
 from keras_unigan.data import dicom_planes, dicom_values, nifti
 from keras_unigan.errors import CodedError, missing_extra
 
@@ -92,7 +93,8 @@ def read(path, channel=None, series=None):
 
     Args:
         path: Folder (with all below it), `.zip`, or one file with one or more frames.
-        channel: Colour of a colour image, or frame of a file whose frames have no place.
+        channel: Colour of a colour image, or frame of a file whose frames have no place. All of
+            them (`config.ALL_CHANNELS`) are not read: that asks for one grey image as None does.
         series: SeriesInstanceUID; None where there is one.
 
     Returns:
@@ -102,6 +104,7 @@ def read(path, channel=None, series=None):
         CodedError: KUG-D01, KUG-D07, KUG-D10, KUG-D11, KUG-D30 to KUG-D34, KUG-E01; see
             `dicom_planes.stack` and `dicom_values.frames_of`.
     """
+    channel = None if channel == ALL_CHANNELS else channel
     with _opened(path) as files:
         chosen = _choose(_table(files, path), series, path)
         planes, affine, known = _stack(chosen, channel, path)
@@ -123,23 +126,33 @@ def read(path, channel=None, series=None):
 
 
 @contextlib.contextmanager
+def quiet():
+    """Keeps pydicom's warnings to itself: they repeat values of tags, which may be a patient's."""
+    import pydicom
+
+    log = logging.getLogger("pydicom")
+    told = log.propagate
+    with pydicom.config.disable_value_validation(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        log.propagate = False
+        try:
+            yield
+        finally:
+            log.propagate = told
+
+
+@contextlib.contextmanager
 def _opened(path):
     """Functions that open each file of a folder or zip; turns other errors into KUG-D07."""
     try:
-        import pydicom
+        import pydicom  # noqa: F401
     except ImportError as error:
         raise missing_extra(path, "pydicom", "dicom") from error
     path = Path(path)
     if not path.exists():
         raise CodedError("KUG-D01", path, "no such file or folder", "DICOM", fix="check the path")
     try:
-        with contextlib.ExitStack() as stack, pydicom.config.disable_value_validation():
-            # pydicom's warnings repeat values of tags, which may be a patient's.
-            stack.enter_context(warnings.catch_warnings())
-            warnings.simplefilter("ignore")
-            log = logging.getLogger("pydicom")
-            stack.callback(setattr, log, "propagate", log.propagate)
-            log.propagate = False
+        with contextlib.ExitStack() as stack, quiet():
             yield _files(path, stack)
     except CodedError:
         raise

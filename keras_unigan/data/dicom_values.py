@@ -5,10 +5,11 @@ import math
 
 import numpy as np
 
+from keras_unigan.config import ALL_CHANNELS
 from keras_unigan.data.dicom_planes import functional_group
 from keras_unigan.errors import CodedError, missing_extra
 
-_PHILIPS_SUV = (0x7053, "Philips PET Private Group", 0x00)
+PHILIPS_SUV = (0x7053, "Philips PET Private Group", 0x00)
 
 
 def frames_of(dataset, where, channel=None):
@@ -84,16 +85,19 @@ def one_channel(array, channel, where):
 
     Args:
         array: Shape (..., channels).
-        channel: Index; None where there is one channel, or where all are the same.
+        channel: Index; None where there is one channel, or where all are the same;
+            `config.ALL_CHANNELS` keeps them.
         where: What an error calls it.
 
     Returns:
-        Array without the last axis.
+        Array without the last axis, unless all are kept and there are several.
 
     Raises:
         CodedError: KUG-D10 for several channels without `channel`, or none of that number.
     """
     count = array.shape[-1]
+    if channel == ALL_CHANNELS:
+        return array if count > 1 else array[..., 0]
     if channel is None and (array == array[..., :1]).all():
         return array[..., 0]
     if channel is None or not 0 <= channel < count:
@@ -191,7 +195,7 @@ def suv_factor(datasets):
 
 
 def _philips_factor(dataset):
-    group, creator, element = _PHILIPS_SUV
+    group, creator, element = PHILIPS_SUV
     try:
         factor = float(dataset.private_block(group, creator)[element].value)
     except (KeyError, TypeError, ValueError):

@@ -1,7 +1,8 @@
 """NIfTI files to volumes and back: read, reorient to RAS+, write on the input's own grid.
 
-Arrays are indexed (x, y, z); affines take voxel indices to RAS+ millimetres. A 2-D file becomes a
-volume of one slice. Reorienting permutes and flips axes and never interpolates.
+Arrays are indexed (x, y, z), and of images of several channels (x, y, z, channel); affines take
+voxel indices to RAS+ millimetres. A 2-D file becomes a volume of one slice. Reorienting permutes
+and flips axes and never interpolates.
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from keras_unigan.config import ALL_CHANNELS
 from keras_unigan.errors import CodedError
 
 _DAMAGED = (
@@ -45,8 +47,8 @@ class Volume:
     """A scan or label map with its place in the world.
 
     Attributes:
-        array: Values, shape (x, y, z), scaled as the header says, in the file's voxel type where
-            it has no scale.
+        array: Values, shape (x, y, z) or (x, y, z, channels), scaled as the header says, in the
+            file's voxel type where it has no scale.
         affine: Voxel index to RAS+ mm, (4, 4) float64.
         header: NIfTI header of the file that it came from, or None.
         spacing_known: Whether the file says how far voxels lie apart. Where it does not (PNG, a
@@ -64,7 +66,12 @@ class Volume:
     @property
     def shape(self):
         """Voxels along (x, y, z)."""
-        return self.array.shape
+        return self.array.shape[:3]
+
+    @property
+    def channels(self):
+        """Numbers that each voxel holds."""
+        return self.array.shape[3] if self.array.ndim > 3 else 1
 
     @property
     def spacing(self):
@@ -77,7 +84,8 @@ def read(path, channel=None):
 
     Args:
         path: Local path.
-        channel: Index on the last axis of a file that holds several volumes; None for one volume.
+        channel: Index on the last axis of a file that holds several volumes; None for one volume;
+            `config.ALL_CHANNELS` keeps all, also of a file whose voxels are colours.
 
     Returns:
         `Volume`; a 2-D file has shape (x, y, 1).
@@ -105,14 +113,14 @@ def read_bytes(data, name, channel=None):
     size = len(data)
     try:
         if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
+            data = gunzip(data)
         kind = _KINDS.get(data[:4])
         if kind is None:
             raise nib.filebasedimages.ImageFileError("neither NIfTI-1 nor NIfTI-2")
         header = kind.header_class.from_fileobj(io.BytesIO(data), check=False)
         affine = _affine(header, name)
         image = kind.from_bytes(data)
-        _check_kind(image, name)
+        _check_kind(image, name, channel)
         array = np.asanyarray(image.dataobj)
     except CodedError:
         raise
@@ -121,9 +129,26 @@ def read_bytes(data, name, channel=None):
     return _volume(array, affine, header, name, channel)
 
 
+def gunzip(data):
+    """What gzip has packed; with ISA-L, where it is installed, in half of zlib's time.
+
+    Raises:
+        EOFError, gzip.BadGzipFile, zlib.error: For bytes that are cut off or damaged.
+    """
+    try:
+        from isal import igzip, isal_zlib
+    except ImportError:
+        return gzip.decompress(data)
+    try:
+        return igzip.decompress(data)
+    except isal_zlib.error:
+        # A kind of its own: let zlib say what is wrong.
+        return gzip.decompress(data)
+
+
 def from_image(image, name="image", channel=None):
     """Makes a `Volume` of a nibabel image in memory; see `read` for the errors."""
-    _check_kind(image, name)
+    _check_kind(image, name, channel)
     header = image.header if isinstance(image.header, nib.Nifti1Header) else None
     if image.affine is None:
         raise CodedError("KUG-D11", name, "no affine", "an affine to RAS+ mm")
@@ -147,9 +172,10 @@ def _damaged(name, found, error):
     )
 
 
-def _check_kind(image, name):
+def _check_kind(image, name, channel):
     dtype = image.get_data_dtype()
-    if dtype.fields or dtype.kind not in "iuf":
+    coloured = channel == ALL_CHANNELS and dtype.names == ("R", "G", "B")
+    if (dtype.fields or dtype.kind not in "iuf") and not coloured:
         raise CodedError(
             "KUG-D10",
             name,
@@ -195,8 +221,12 @@ def check_affine(affine, name):
 
 def _volume(array, affine, header, name, channel):
     shape = array.shape
+    if array.dtype.names:
+        array = np.stack([array[colour] for colour in array.dtype.names], axis=-1)
     while array.ndim > 3 and array.shape[-1] == 1:
         array = array[..., 0]
+    if channel == ALL_CHANNELS:
+        return _whole(array, affine, header, name, shape)
     if channel is not None and array.ndim > 3 and 0 <= channel < array.shape[-1]:
         array = array[..., channel]
         while array.ndim > 3 and array.shape[-1] == 1:  # NIfTI has vectors on its fifth axis.
@@ -222,6 +252,25 @@ def _volume(array, affine, header, name, channel):
             "one volume (x, y, z) or one slice (x, y)",
             fix="name the channel (its index on the last axis) of each case in the study",
         )
+    return Volume(array, affine, header)
+
+
+def _whole(array, affine, header, name, shape):
+    """`Volume` with all channels of a file, of which `shape` is that of its array."""
+    if array.ndim == 5 and array.shape[3] == 1:  # NIfTI has vectors on its fifth axis.
+        array = array[:, :, :, 0]
+    array = array[..., None] if array.ndim == 2 else array
+    if array.ndim not in (3, 4) or 0 in array.shape:
+        raise CodedError(
+            "KUG-D10",
+            name,
+            f"{len(shape)} axes of sizes {shape}",
+            "one volume (x, y, z), or (x, y, z, channels)",
+            fix="save moments or wavelengths beyond one axis as files of their own",
+        )
+    if header is not None and array.ndim > 3:
+        header = header.copy()
+        header.set_data_shape(array.shape[:3])
     return Volume(array, affine, header)
 
 
@@ -273,7 +322,7 @@ def encode(array, reference=None, affine=None, description=""):
     codes, spacing, units), so no name or description of a patient travels along.
 
     Args:
-        array: Shape of `reference`, or (x, y, z) with `affine`.
+        array: Shape of `reference`, or (x, y, z) with `affine`; perhaps one axis of channels more.
         reference: `Volume` whose grid the array lies on.
         affine: Voxel index to RAS+ mm, for arrays without a reference.
         description: Text of the header, at most 79 bytes; it says what the array is, of nobody.
@@ -285,7 +334,7 @@ def encode(array, reference=None, affine=None, description=""):
         raise ValueError("Expected one of reference and affine, got both or neither.")
     array = np.asarray(array)
     array = array.astype(np.uint8) if array.dtype == bool else array
-    if reference is not None and array.shape != reference.shape:
+    if reference is not None and (array.shape[:3] != reference.shape or array.ndim > 4):
         raise ValueError(f"Expected array of shape {reference.shape}, got {array.shape}.")
     source = reference.header if reference is not None else None
     header = type(source)(endianness="<") if source is not None else nib.Nifti1Header()
@@ -300,7 +349,8 @@ def encode(array, reference=None, affine=None, description=""):
         header.set_sform(grid, code=1)
         header.set_qform(grid, code=1)
     else:
-        header.set_data_shape(source.get_data_shape())
+        # Of a flat image the reference knows whether it has a third axis.
+        header.set_data_shape(array.shape if array.ndim > 3 else source.get_data_shape())
         for field in _GEOMETRY:
             header[field] = source[field]
     header["descrip"] = description.encode()

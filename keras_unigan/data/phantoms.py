@@ -3,7 +3,8 @@
 A body holds an organ with a lesion. Its rim looks like the organ and blobs elsewhere look like the
 lesion, so intensity alone does not segment; every modality has other contrast, and each volume has
 its own orientation, obliquity and spacing. X-ray, ultrasound and microscopy are PNG pictures of one
-slice, as a phantom of their kind would look, with a spacing that nobody knows.
+slice, as a phantom of their kind would look, with a spacing that nobody knows. Stains are in
+colour where all modalities of the study are stains, as a study has one number of channels.
 """
 
 import itertools
@@ -31,10 +32,25 @@ _LEVELS = {
     "xray": (90.0, 150.0, 205.0),
     "ultrasound": (70.0, 130.0, 25.0),
     "microscopy": (200.0, 150.0, 90.0),
+    "he": (205.0, 105.0, 160.0),
 }
-FLAT = ("xray", "ultrasound", "microscopy")
+FLAT = ("xray", "ultrasound", "microscopy", "he")
 """Modalities whose phantoms are pictures."""
-_AIR = {"ct": -1000.0, "microscopy": 240.0}
+_AIR = {"ct": -1000.0, "microscopy": 240.0, "he": 240.0}
+
+# Grey value -> red, green, blue: brown on blue, and violet on pink.
+_STAINS = {
+    "microscopy": {
+        **{0: (0, 0, 0), 90: (95, 60, 45), 150: (165, 125, 100)},
+        **{200: (205, 205, 225), 240: (242, 242, 243), 255: (255, 255, 255)},
+    },
+    "he": {
+        **{0: (0, 0, 0), 105: (120, 60, 140), 160: (190, 110, 170)},
+        **{205: (235, 185, 205), 240: (243, 241, 244), 255: (255, 255, 255)},
+    },
+}
+STAINED = tuple(_STAINS)
+"""Modalities whose phantoms may be in colour."""
 _SPACINGS = ((1.0, 1.0, 2.0), (1.25, 1.25, 2.0), (1.0, 1.1, 2.4))
 
 
@@ -95,6 +111,21 @@ def volume(seed, modality="t1", shape=(64, 64, 24)):
     return np.where(inside, image, air).astype(np.float32), label_map
 
 
+def stain(image, modality):
+    """Colours of a grey phantom.
+
+    Args:
+        image: Grey values of 8 bits, any shape.
+        modality: One of `STAINED`.
+
+    Returns:
+        float64 of that shape, with red, green and blue in a last axis.
+    """
+    table = _STAINS[modality]
+    colours = zip(*table.values(), strict=True)
+    return np.stack([np.interp(image, list(table), colour) for colour in colours], axis=-1)
+
+
 def _acquire(rng, image, modality, grid):
     """What a scanner of the modality makes of true intensities: its noise, scale and range."""
     spread = np.ptp(_levels(modality))
@@ -129,7 +160,7 @@ def _native_grid(rng, shape, spacing):
     return affine, np.stack([order, flips], axis=1)
 
 
-def _write_volume(folder, subject, modality, rng, seed, sizes, spacing):
+def _write_volume(folder, subject, modality, rng, seed, sizes, spacing, channels):
     """Writes a volume and its label map; returns their names."""
     extent = (sizes[0], sizes[1], 2.0 * sizes[2])
     shape = tuple(max(1, round(e / s)) for e, s in zip(extent, spacing, strict=True))
@@ -145,10 +176,12 @@ def _write_volume(folder, subject, modality, rng, seed, sizes, spacing):
     return names
 
 
-def _write_picture(folder, subject, modality, rng, seed, sizes, spacing):
+def _write_picture(folder, subject, modality, rng, seed, sizes, spacing, channels):
     """Writes a picture and its label map; returns their names."""
     shape = tuple(round(n / s) for n, s in zip(sizes[:2], spacing, strict=False))
     image, label_map = volume(seed, modality, (*shape, 1))
+    if channels > 1:
+        image = np.rint(stain(image, modality))
     names = {"image": f"{subject}_{modality}.png", "label": f"{subject}_seg.png"}
     for name, array in ((names["image"], image), (names["label"], label_map)):
         # Pictures run to the left and to the back.
@@ -170,7 +203,7 @@ def write_study(
     Every subject has one modality: `<subject>_<modality>.nii.gz` beside `<subject>_seg.nii.gz`, the
     plain layout that `readers` read; of the modalities in `FLAT` both are `.png`. Affines are
     oblique and anisotropic; axes are permuted and flipped. The field of view is size x size x 2
-    depth mm.
+    depth mm. Pictures are in colour, and the study has 3 channels, where all are in `STAINED`.
 
     Args:
         folder: Where to; made if missing.
@@ -186,7 +219,7 @@ def write_study(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    cases = []
+    cases, channels = [], 3 if set(modalities) <= set(STAINED) else 1
     for number in range(subjects_per_modality * len(modalities)):
         modality = modalities[number % len(modalities)]
         subject = f"phantom{number + 1:03d}"
@@ -194,10 +227,12 @@ def write_study(
         write = _write_picture if modality in FLAT else _write_volume
         spacing = _SPACINGS[number // len(modalities) % len(_SPACINGS)]
         names = write(
-            folder, subject, modality, rng, seed * 100_000 + number, (size, size, depth), spacing
+            *(folder, subject, modality, rng, seed * 100_000 + number, (size, size, depth)),
+            *(spacing, channels),
         )
         cases.append(Case(subject=subject, modality=modality, **names))
-    study = Study("phantoms", tuple(modalities), LABELS, tuple(cases), folder=str(folder))
+    head = ("phantoms", tuple(modalities), LABELS, tuple(cases))
+    study = Study(*head, folder=str(folder), channels=channels)
     study = splits.split(study, fractions, seed)
     study.save(folder / "study.json")
     return study

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_unigan.config import ALL_CHANNELS
 from keras_unigan.data import nifti
 from keras_unigan.data.dicom_planes import LPS_TO_RAS
 from keras_unigan.data.dicom_values import one_channel
@@ -24,10 +25,10 @@ def read(path, name, channel=None):
         path: Local path of a `.png`, `.jpg`, `.jpeg`, `.tif` or `.tiff`.
         name: What errors call it.
         channel: Index of the colour or channel to keep; None for grey, also where all colours are
-            the same.
+            the same. `config.ALL_CHANNELS` keeps them, but for an opacity that is full everywhere.
 
     Returns:
-        `nifti.Volume` (columns, rows, pages) with unknown spacing.
+        `nifti.Volume` (columns, rows, pages[, channels]) with unknown spacing.
 
     Raises:
         CodedError: KUG-D10 for colours without `channel`, palettes and further axes; KUG-E01
@@ -39,7 +40,8 @@ def read(path, name, channel=None):
     if array.dtype == bool:
         array = array.astype(np.uint8)
     # (pages, rows, columns) to (columns, rows, pages).
-    return nifti.Volume(array.T, LPS_TO_RAS.copy(), spacing_known=False)
+    array = np.moveaxis(array, (0, 1, 2), (2, 1, 0))
+    return nifti.Volume(array, LPS_TO_RAS.copy(), spacing_known=False)
 
 
 def write(path, array):
@@ -47,13 +49,13 @@ def write(path, array):
 
     Args:
         path: `.png` for one slice, `.tif` or `.tiff` for one or more.
-        array: uint8 (columns, rows, pages), as `read` gives it.
+        array: uint8 (columns, rows, pages), as `read` gives it; perhaps three colours last.
 
     Raises:
         CodedError: KUG-T02 for several pages in a PNG, or another ending; KUG-E01 without the
             extra.
     """
-    path, pages = Path(path), np.asarray(array, np.uint8).T
+    path, pages = Path(path), np.moveaxis(np.asarray(array, np.uint8), (0, 1, 2), (2, 1, 0))
     check_pages(path, len(pages))
     try:
         from PIL import Image
@@ -119,8 +121,20 @@ def _picture(path, name, channel):
             raise CodedError(
                 "KUG-D10", name, "colours of 16 bits", "8 bits, or grey", fix="save it as TIFF"
             )
-        array = np.asarray(image)
-    return one_channel(array, channel, name)[None] if array.ndim == 3 else array[None]
+        array, opacity = np.asarray(image), image.mode in ("RGBA", "LA")
+    if array.ndim == 2:
+        return array[None]
+    return one_channel(_colours(array, channel, opacity), channel, name)[None]
+
+
+def _colours(array, channel, opacity):
+    """Channels of a picture that is kept whole, without an opacity (last) that tells nothing."""
+    full = opacity and channel == ALL_CHANNELS and (array[..., -1] == _opaque(array)).all()
+    return array[..., :-1] if full else array
+
+
+def _opaque(array):
+    return np.iinfo(array.dtype).max if array.dtype.kind in "iu" else 1.0
 
 
 def _tiff(path, name, channel):
@@ -131,6 +145,7 @@ def _tiff(path, name, channel):
     with tifffile.TiffFile(path) as file:
         series = file.series
         axes, palette = series[0].axes, series[0].keyframe.photometric == 3
+        opacity = 2 in (series[0].keyframe.extrasamples or ())  # 2: unassociated alpha
         if len(series) > 1 or palette:
             found = "colours of a palette" if palette else f"{len(series)} images of unlike size"
             raise CodedError("KUG-D10", name, found, "one grey picture or stack")
@@ -141,17 +156,20 @@ def _tiff(path, name, channel):
                 raise
             array = _compressed(path, name).reshape(series[0].shape)
     colours = [i for i, axis in enumerate(axes) if axis in "CS"]
+    rest: tuple[int, ...] = ()
     if len(colours) == 1:
-        array = one_channel(np.moveaxis(array, colours[0], -1), channel, name)
+        array = _colours(np.moveaxis(array, colours[0], -1), channel, opacity)
+        array = one_channel(array, channel, name)
         axes = axes[: colours[0]] + axes[colours[0] + 1 :]
+        rest = array.shape[len(axes) :]
     keep = [i for i, axis in enumerate(axes) if axis in "YX" or array.shape[i] > 1]
     axes = "".join(axes[i] for i in keep)
     if axes not in _STACKS:
         raise CodedError(
             "KUG-D10", name, f"axes {axes}", "a picture (YX) or a stack (ZYX), one channel named"
         )
-    array = array.reshape([array.shape[i] for i in keep])
-    return array[None] if array.ndim == 2 else array
+    array = array.reshape([*(array.shape[i] for i in keep), *rest])
+    return array[None] if len(axes) == 2 else array
 
 
 def _compressed(path, name):

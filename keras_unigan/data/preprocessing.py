@@ -19,53 +19,97 @@ from keras_unigan.errors import CodedError
 
 
 def background_value(array):
-    """Value that all corner voxels share, or None where they differ.
+    """Value that all corner voxels share (in all channels), or None where they differ.
 
     It is 0 in most files, the minimum in some skull-stripped ones and -1000 in many CTs.
     """
-    corners = array[np.ix_(*[(0, -1)] * array.ndim)].ravel()
+    corners = array[np.ix_(*[(0, -1)] * min(array.ndim, 3))].ravel()
     return float(corners[0]) if (corners == corners[0]).all() else None
 
 
 def nonbackground(array):
-    """Mask of the voxels that differ from the background value; all of them where there is none."""
+    """Mask of the voxels that differ from the background value; all of them where there is none.
+
+    Of several channels each has its own background, and a voxel counts that differs in one.
+    """
+    if array.ndim > 3:
+        return np.any([nonbackground(channel) for channel in np.moveaxis(array, -1, 0)], axis=0)
     background = background_value(array)
     if background is None:
         return np.ones(array.shape, bool)
-    mask = array != array.dtype.type(background)
+    turn = _forward(array)
+    mask = (array[turn] != array.dtype.type(background))[turn]
     return mask if mask.any() else np.ones(array.shape, bool)
 
 
-def _as_stored(array):
-    """The array with its axes in the order of memory: what runs over all voxels is faster so."""
-    return array.transpose(sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis])))
+def _forward(array):
+    """Slices that turn axes that run backwards through memory, and turn them back.
+
+    NumPy takes several times as long over an array that runs backwards.
+    """
+    return tuple(slice(None, None, -1 if stride < 0 else 1) for stride in array.strides)
 
 
-def statistics(array):
+def _order(array):
+    """Axes in the order of memory, slowest first: what runs over all voxels is faster so."""
+    return sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
+
+
+def statistics(array, inside=None):
     """Mean, standard deviation, 0.5 and 99.5 percentile of the non-background voxels.
 
     Args:
-        array: A whole volume.
+        array: A whole volume; with `inside`, of one channel, a part that holds all these voxels.
+        inside: Mask of these voxels, where it is known.
 
     Returns:
-        float32 array of shape (4,).
+        float32 array of shape (4,); of several channels (channels, 4), each counted by itself.
     """
-    array = _as_stored(array)
-    values = array[nonbackground(array)].astype(np.float32)
-    low, high = np.percentile(values, (0.5, 99.5))
+    if array.ndim > 3:
+        return np.stack([statistics(channel) for channel in np.moveaxis(array, -1, 0)])
+    inside = nonbackground(array) if inside is None else inside
+    order = _order(array)
+    stored = array.transpose(order)[inside.transpose(order)]
+    values = stored.astype(np.float32)
+    if stored.dtype.kind in "iu" and stored.dtype.itemsize <= 2:
+        low, high = _counted_percentiles(stored, (0.5, 99.5))
+    else:
+        low, high = np.percentile(values, (0.5, 99.5))
     mean, sd = values.mean(dtype=np.float64), values.std(dtype=np.float64)
     return np.array([mean, sd, low, high], np.float32)
 
 
-def crop_box(array):
-    """Slices of the smallest box that holds all non-background voxels."""
-    mask = nonbackground(array)
-    box = []
-    for axis in range(array.ndim):
-        line = mask.any(axis=tuple(a for a in range(array.ndim) if a != axis))
-        found = np.flatnonzero(line)
-        box.append(slice(int(found[0]), int(found[-1]) + 1))
-    return tuple(box)
+def _counted_percentiles(values, percentages):
+    """What `np.percentile` gives, from counts: integers of 16 bits need no sorting."""
+    lowest, last = int(values.min()), len(values) - 1
+    ranks = np.cumsum(np.bincount(np.subtract(values, lowest, dtype=np.intp)))
+    place = last * np.asarray(percentages) / 100
+    below = np.floor(place).astype(np.int64)
+    ends = np.stack([below, np.minimum(below + 1, last)])
+    first, second = np.searchsorted(ranks, ends, side="right") + lowest
+    return first + (place - below) * (second - first)
+
+
+def crop_box(array, inside=None):
+    """Slices of the smallest box that holds all non-background voxels.
+
+    Args:
+        array: A whole volume.
+        inside: Mask of these voxels, where it is known.
+    """
+    inside = nonbackground(array) if inside is None else inside
+    turn, order = _forward(inside), _order(inside)
+    stored = inside[turn].transpose(order)
+    # Two looks at all voxels, along memory, and then only at what is left.
+    lines = [stored.reshape(len(stored), -1).any(axis=1)]
+    plane = stored.any(axis=0)
+    for axis in range(plane.ndim):
+        lines.append(plane.any(axis=tuple(a for a in range(plane.ndim) if a != axis)))
+    box = {}
+    for axis, line in zip(order, lines, strict=True):
+        found = np.flatnonzero(line[turn[axis]])
+        box[axis] = slice(int(found[0]), int(found[-1]) + 1)
+    return tuple(box[axis] for axis in range(inside.ndim))
 
 
 def encode_labels(array, labels, where):
@@ -83,6 +127,8 @@ def encode_labels(array, labels, where):
     Raises:
         CodedError: KUG-D06 for NaN, KUG-D05 for other values than those of the study.
     """
+    turn = _forward(array)
+    array = array[turn]
     if array.dtype.kind == "f":
         check_finite(array, where)
         whole = np.rint(array)
@@ -110,8 +156,13 @@ def encode_labels(array, labels, where):
     table = np.full(IGNORE + 1, IGNORE, np.uint8)
     for value, i in known.items():
         table[value] = i
-    same = (table[: int(high) + 1] == np.arange(int(high) + 1)).all()
-    return index if same else table[index]
+    moved = [v for v in range(int(low), int(high) + 1) if v in known and table[v] != v]
+    if len(moved) > 4:
+        return table[index][turn]
+    # A look for each of a few values is far faster than looking every voxel up.
+    for value, place in [(table[v], index == v) for v in moved]:
+        np.copyto(index, value, where=place)
+    return index[turn]
 
 
 def _is_suspect(index, values, known):
@@ -159,9 +210,11 @@ class Prepared:
     """A case on the grid that networks work on.
 
     Attributes:
-        image: float32 (x, y, z), RAS+, cropped and resampled, intensities raw.
+        image: float32 (x, y, z), RAS+, cropped and resampled, intensities raw; of several channels
+            (x, y, z, channels).
         label_map: uint8 indices on the same grid, or None.
-        statistics: float32 (4,), see `statistics`; of the whole volume before the crop.
+        statistics: float32 (4,) or (channels, 4), see `statistics`; of the whole volume before the
+            crop.
         affine: Voxel index of the prepared grid to RAS+ mm, (4, 4) float64.
         box: Crop, slices into the RAS+ volume.
         ras_shape: Shape of the whole RAS+ volume.
@@ -278,10 +331,11 @@ def prepare(volume, plan, label=None, where="image"):
         CodedError: As `align` does.
     """
     ras, index_map = align(volume, label, plan.labels, where)
-    box = crop_box(ras.array)
+    inside = nonbackground(ras.array)
+    box = crop_box(ras.array, inside)
     cropped = ras.array[box]
-    shape = target_shape(cropped.shape, ras.spacing, plan.spacing)
-    affine = ras.affine @ _grid_step(box, cropped.shape, shape)
+    shape = target_shape(cropped.shape[:3], ras.spacing, plan.spacing)
+    affine = ras.affine @ _grid_step(box, cropped.shape[:3], shape)
     if index_map is not None:
         index_map = resample_labels(
             np.ascontiguousarray(index_map[box]), shape, len(plan.labels.values), plan.nearest_axis
@@ -289,7 +343,8 @@ def prepare(volume, plan, label=None, where="image"):
     return Prepared(
         image=resample(cropped, shape, "cubic", plan.nearest_axis),
         label_map=index_map,
-        statistics=statistics(ras.array),
+        # Of several channels each has a background of its own.
+        statistics=statistics(ras.array) if cropped.ndim > 3 else statistics(cropped, inside[box]),
         affine=affine,
         box=box,
         ras_shape=ras.shape,
@@ -320,10 +375,9 @@ def restore(probabilities, prepared):
     Raises:
         ValueError: When the grid is not that of the prepared image.
     """
-    if probabilities.shape[:3] != prepared.image.shape:
-        raise ValueError(
-            f"Expected probabilities on grid {prepared.image.shape}, got {probabilities.shape[:3]}."
-        )
+    grid = prepared.image.shape[:3]
+    if probabilities.shape[:3] != grid:
+        raise ValueError(f"Expected probabilities on grid {grid}, got {probabilities.shape[:3]}.")
     result = np.zeros((*prepared.ras_shape, probabilities.shape[-1]), np.float32)
     if not prepared.overlapping:
         result[..., 0] = 1.0

@@ -6,6 +6,7 @@ smallest type that holds them exactly; the affine is float64.
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import posixpath
@@ -33,10 +34,11 @@ FEATURES = {
     "affine": tf.io.FixedLenFeature([], tf.string),
     "foreground": tf.io.FixedLenFeature([], tf.string),
 }
-"""Key -> how it is parsed; see `parse` for the meaning."""
+"""Key -> how it is parsed, of images of one channel; see `parse` for the meaning."""
 
 IMAGE_DTYPES = ("uint8", "int16", "float32")
 FOREGROUND_LIMIT = 2048
+_PIECE = 1 << 17
 RECORD_LIMIT = 2**31 - 2**20
 """Bytes of image and label map: Protocol Buffers hold 2 GiB, with all the rest."""
 
@@ -44,13 +46,33 @@ MANIFEST = "shards.json"
 MANIFEST_VERSION = 1
 
 
-def schema():
+def features(channels=1):
+    """Key -> how it is parsed.
+
+    Args:
+        channels: Channels of the images. Records of several say how many, and have statistics of
+            each; those of one channel are what they were before there were others.
+    """
+    if channels == 1:
+        return FEATURES
+    several = {
+        "channels": tf.io.FixedLenFeature([], tf.int64),
+        "statistics": tf.io.FixedLenFeature([channels, 4], tf.float32),
+    }
+    return FEATURES | several
+
+
+def schema(channels=1):
     """The features as JSON: key -> type and shape."""
-    return {k: {"type": f.dtype.name, "shape": list(f.shape)} for k, f in FEATURES.items()}
+    parsed = features(channels).items()
+    return {k: {"type": f.dtype.name, "shape": list(f.shape)} for k, f in parsed}
 
 
 def _smallest(image):
     """The image in the smallest of `IMAGE_DTYPES` that holds every value exactly."""
+    probe = image[len(image) // 2]
+    if (np.rint(probe) != probe).any():  # Most interpolated images need no second look.
+        return image
     low, high = image.min(), image.max()
     for name in IMAGE_DTYPES[:-1]:
         limits = np.iinfo(name)
@@ -72,11 +94,12 @@ def foreground_voxels(label_map, seed):
         int32 array (n, 3) in C order; n is 0 without foreground.
     """
     rng = np.random.default_rng(zlib.crc32(seed.encode()))
-    counts = np.bincount(label_map.ravel(), minlength=IGNORE + 1)
-    present = [i for i in np.flatnonzero(counts) if i not in (0, IGNORE)]
+    places = np.flatnonzero(label_map != 0)
+    values = label_map.ravel()[places]
+    present = [i for i in np.flatnonzero(np.bincount(values)) if i != IGNORE]
     drawn = [np.zeros(0, np.int64)]
     for i in present:
-        found = np.flatnonzero(label_map == i)
+        found = places[values == i]
         share = max(1, FOREGROUND_LIMIT // len(present))
         drawn.append(rng.choice(found, share, replace=False) if len(found) > share else found)
     flat = np.sort(np.concatenate(drawn))[:FOREGROUND_LIMIT]
@@ -91,7 +114,7 @@ def to_example(case, prepared):
         prepared: `preprocessing.Prepared`.
 
     Returns:
-        Bytes of a `tf.train.Example` with the keys of `FEATURES`.
+        Bytes of a `tf.train.Example` with the keys of `features`.
 
     Raises:
         CodedError: KUG-D35 for a volume above `RECORD_LIMIT`.
@@ -124,12 +147,17 @@ def to_example(case, prepared):
         "affine": _raw(np.asarray(prepared.affine, np.float64)),
         "foreground": _raw(foreground),
     }
-    features = {k: _bytes_feature(v) for k, v in texts.items()}
-    features["labelled"] = _int_feature([int(labelled)])
-    features["shape"] = _int_feature(image.shape)
-    features["statistics"] = _float_feature(prepared.statistics)
-    features["spacing"] = _float_feature(spacing)
-    example = tf.train.Example(features=tf.train.Features(feature=features))
+    example = tf.train.Example()
+    # Filled in place: a volume that is wrapped first is copied with each wrapping.
+    parts = example.features.feature
+    for key, value in texts.items():
+        parts[key].bytes_list.value.append(value)
+    parts["labelled"].int64_list.value.append(int(labelled))
+    parts["shape"].int64_list.value.extend(image.shape[:3])
+    parts["statistics"].float_list.value.extend(np.ravel(prepared.statistics).tolist())
+    parts["spacing"].float_list.value.extend(spacing.tolist())
+    if image.ndim > 3:
+        parts["channels"].int64_list.value.extend(image.shape[3:])
     return example.SerializeToString(deterministic=True)
 
 
@@ -137,45 +165,37 @@ def _raw(array):
     return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
-def _bytes_feature(value):
-    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-
-
-def _int_feature(values):
-    return tf.train.Feature(int64_list=tf.train.Int64List(value=[int(v) for v in values]))
-
-
-def _float_feature(values):
-    return tf.train.Feature(float_list=tf.train.FloatList(value=[float(v) for v in values]))
-
-
-def parse(serialized):
+def parse(serialized, channels=1):
     """Reads one record; runs eagerly and inside `tf.data`.
 
     Args:
         serialized: Scalar string tensor.
+        channels: Channels of the images: `config.Plan.channels` of the shards.
 
     Returns:
-        Dict: `image` float32 (x, y, z), raw intensities; `label_map` uint8 (x, y, z), 255
-        everywhere when not labelled; `labelled` bool; `statistics` float32 (4,); `spacing` float32
-        (3,) in mm; `affine` float64 (4, 4) to RAS+ mm; `foreground` int32 (n, 3), voxels to draw
-        patches around; `case`, `subject`, `modality`, `split` strings.
+        Dict: `image` float32 (x, y, z), raw intensities, of several channels (x, y, z, channels);
+        `label_map` uint8 (x, y, z), 255 everywhere when not labelled; `labelled` bool; `statistics`
+        float32 (4,), of several channels (channels, 4); `spacing` float32 (3,) in mm; `affine`
+        float64 (4, 4) to RAS+ mm; `foreground` int32 (n, 3), voxels to draw patches around; `case`,
+        `subject`, `modality`, `split` strings.
     """
-    record = tf.io.parse_single_example(serialized, FEATURES)
+    record = tf.io.parse_single_example(serialized, features(channels))
     shape = record["shape"]
     dtype = tf.argmax(tf.equal(record["image_dtype"], IMAGE_DTYPES))
     branches = [
         lambda name=name: tf.cast(tf.io.decode_raw(record["image"], name), tf.float32)
         for name in IMAGE_DTYPES
     ]
-    image = tf.reshape(tf.switch_case(tf.cast(dtype, tf.int32), branches), shape)
+    image = tf.switch_case(tf.cast(dtype, tf.int32), branches)
+    # A record of other channels has other statistics, and has been refused above.
+    colours = (channels,) if channels > 1 else ()
+    image = tf.reshape(image, [*tf.unstack(shape), *colours])
     labelled = record["labelled"] > 0
     label_map = tf.cond(
         labelled,
         lambda: tf.io.decode_raw(record["label_map"], tf.uint8),
         lambda: tf.fill([tf.reduce_prod(shape)], tf.constant(IGNORE, tf.uint8)),
     )
-    image.set_shape([None, None, None])
     return {
         "image": image,
         "label_map": tf.reshape(label_map, shape),
@@ -200,18 +220,37 @@ def write_shard(path, examples):
     Returns:
         Number of examples.
     """
-    count = 0
-    options = tf.io.TFRecordOptions(compression_type="GZIP", compression_level=1)
+    count, examples = 0, iter(examples)
+    first = next(examples, b"")
+    options = tf.io.TFRecordOptions(
+        compression_type="GZIP", compression_level=1, compression_strategy=_strategy(first)
+    )
     with tf.io.TFRecordWriter(str(path), options) as writer:
-        for example in examples:
+        for example in itertools.chain([first] if first else [], examples):
             writer.write(example)
             count += 1
     return count
 
 
-def read_shards(paths):
-    """`tf.data.Dataset` of the parsed records of some shards, in order."""
-    return tf.data.TFRecordDataset([str(p) for p in paths], "GZIP").map(parse)
+def _strategy(example):
+    """How zlib is to compress a shard, tried on a piece of its first image.
+
+    Interpolated values do not repeat, and to look for repeats takes most of the time.
+    """
+    start = max(0, len(example) * 2 // 5 - _PIECE // 2)
+    piece, sizes = example[start : start + _PIECE], {}
+    for strategy in (zlib.Z_RLE, zlib.Z_DEFAULT_STRATEGY):
+        pressed = zlib.compressobj(1, strategy=strategy)
+        sizes[strategy] = len(pressed.compress(piece) + pressed.flush())
+    # A little space is not worth as much again of time.
+    worth = sizes[zlib.Z_RLE] <= 1.02 * sizes[zlib.Z_DEFAULT_STRATEGY]
+    return zlib.Z_RLE if worth else zlib.Z_DEFAULT_STRATEGY
+
+
+def read_shards(paths, channels=1):
+    """`tf.data.Dataset` of the parsed records of some shards, in order; see `parse`."""
+    dataset = tf.data.TFRecordDataset([str(p) for p in paths], "GZIP")
+    return dataset.map(lambda serialized: parse(serialized, channels))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,6 +341,8 @@ class Manifest:
         if plan is not None and plan.recipe != self.recipe:
             ours, theirs = own.to_dict(), plan.to_dict()
             keys = ("modalities", "labels", "spacing", "nearest_axis")
+            ours["channels"], theirs["channels"] = own.channels, plan.channels
+            keys += ("channels",)
             differ = [f"{k} {ours[k]}" for k in keys if ours[k] != theirs[k]]
             wanted = [f"{k} {theirs[k]}" for k in keys if ours[k] != theirs[k]]
             raise _stale(path, f"shards of {', '.join(differ)}", ", ".join(wanted))

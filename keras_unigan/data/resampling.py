@@ -119,48 +119,55 @@ def resample_labels(index_map, out_shape, count, nearest_axis=None):
     """
     if index_map.shape == tuple(out_shape):
         return index_map.copy()
-    best = np.full(out_shape, -1.0, np.float32)
-    result = np.full(out_shape, IGNORE, np.uint8)
     present = np.flatnonzero(np.bincount(index_map.ravel(), minlength=IGNORE + 1))
+    first, *others = [i for i in present if i < count or i == IGNORE]
     rows = _rows(index_map.shape, out_shape, "linear", nearest_axis)
-    for index in [*(i for i in present if i < count), *(i for i in present if i == IGNORE)]:
-        mask = index_map == index
-        reach = (..., ..., rows)
-        if (
-            best[0, 0, 0] >= 0
-        ):  # The first one is judged everywhere, others where they have a share.
-            reach = _reach(mask, rows)
-        if reach is not None:
-            inside, outside, own = reach
-            share, highest = _apply(mask[inside].astype(np.float32), own), best[outside]
-            np.copyto(result[outside], np.uint8(index), where=share > highest)
-            np.maximum(highest, share, out=highest)
+    reached = {i: _reach(index_map == i, rows) for i in others}
+    reached = {i: reach for i, reach in reached.items() if reach is not None}
+    # Beyond the reach of all others the first one has no rival.
+    result = np.full(out_shape, first, np.uint8)
+    if not reached:
+        return result
+    spans = zip(*reached.values(), strict=True)
+    everywhere = tuple(slice(min(s.start for s in a), max(s.stop for s in a)) for a in spans)
+    best = np.empty(out_shape, np.float32)
+    best[everywhere] = _share(index_map, first, rows, everywhere)
+    for index, reach in reached.items():
+        share, highest = _share(index_map, index, rows, reach), best[reach]
+        np.copyto(result[reach], np.uint8(index), where=share > highest)
+        np.maximum(highest, share, out=highest)
     return result
 
 
+def _share(index_map, index, rows, outside):
+    """Share of one index in a part of the output; reads only what that part depends on."""
+    inside, own = [], []
+    for part, row in zip(outside, rows, strict=True):
+        if row is None:
+            inside.append(part)
+            own.append(None)
+            continue
+        taps = row[0][part]
+        first = int(taps.min())
+        inside.append(slice(first, int(taps.max()) + 1))
+        own.append((taps - first, row[1][part]))
+    return _apply((index_map[tuple(inside)] == index).astype(np.float32), own)
+
+
 def _reach(mask, rows):
-    """The part of a volume in which a mask counts.
+    """The part of the output in which a mask counts.
 
     Returns:
-        Slices of the input, slices of the output that depend on them, and the rows in between; None
-        where every kernel passes it over, as the axis shrinks.
+        Slices, or None where every kernel passes the mask over, as the axis shrinks.
     """
-    inside, outside, own = [], [], []
+    outside = []
     for axis, row in enumerate(rows):
         found = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
         low, high = int(found[0]), int(found[-1])
-        if row is None:
-            inside.append(slice(low, high + 1))
-            outside.append(inside[-1])
-            own.append(None)
-            continue
-        indices, weights = row
-        hit = np.flatnonzero(((indices >= low) & (indices <= high)).any(axis=1))
-        if not len(hit):
-            return None
-        outside.append(slice(int(hit[0]), int(hit[-1]) + 1))
-        taps = indices[outside[-1]]
-        first = int(taps.min())
-        inside.append(slice(first, int(taps.max()) + 1))
-        own.append((taps - first, weights[outside[-1]]))
-    return tuple(inside), tuple(outside), own
+        if row is not None:
+            hit = np.flatnonzero(((row[0] >= low) & (row[0] <= high)).any(axis=1))
+            if not len(hit):
+                return None
+            low, high = int(hit[0]), int(hit[-1])
+        outside.append(slice(low, high + 1))
+    return tuple(outside)

@@ -65,15 +65,21 @@ class Schedule:
     """Order of modalities, subjects and cases.
 
     Of every M draws each of M modalities gets one, in an order of their own; of the S draws of a
-    modality each of its S subjects gets one; a subject with several cases draws one of them.
+    modality each of its S subjects gets one; a subject with several cases draws one of them. Where
+    two lists of modalities are given, each keeps this balance within itself.
 
     Args:
-        modalities: For each modality its subjects, each a list of case numbers.
+        modalities: For each modality its subjects, each a list of case numbers. Each modality is a
+            stream; streams are counted on through `others`.
         seed: Seed of all orders.
+        others: The same for cases that take the rest of the draws.
+        share: Share of the draws that `modalities` gets, evenly spread; 1 without `others`.
     """
 
-    def __init__(self, modalities, seed):
-        self.seed, self.count = seed, len(modalities)
+    def __init__(self, modalities, seed, others=(), share=1.0):
+        self.seed, self.sizes, self.share = seed, (len(modalities), len(others)), share
+        self.count = sum(self.sizes)
+        modalities = [*modalities, *others]
         subjects = [cases for subjects in modalities for cases in subjects]
         self._subject_count = tf.constant([len(s) for s in modalities], tf.int64)
         self._first_subject = tf.cumsum(self._subject_count, exclusive=True)
@@ -83,11 +89,43 @@ class Schedule:
 
     def modality(self, draw):
         """Modality stream of a draw, int64, and the number of the draw within it."""
-        block = draw // self.count
-        order = tf.argsort(
-            tf.random.stateless_uniform([self.count], _key(self.seed, _ORDER, 0, block))
+        if not self.sizes[1]:
+            return self._stream(0, draw)
+        before = self._before(draw)
+        return tf.cond(
+            self._before(draw + 1) > before,
+            lambda: self._stream(0, before),
+            lambda: self._stream(1, draw - before),
         )
-        return tf.cast(order[draw % self.count], tf.int64), block
+
+    def visits(self, draw):
+        """How often each stream was drawn before a draw: int64 (streams,)."""
+        if not self.sizes[1]:
+            return self._visits(0, draw)
+        before = self._before(draw)
+        return tf.concat([self._visits(0, before), self._visits(1, draw - before)], axis=0)
+
+    def _before(self, draw):
+        """Draws of the first list before a draw."""
+        return tf.cast(tf.floor(tf.cast(draw, tf.float64) * self.share), tf.int64)
+
+    def _order(self, part, block):
+        """Streams of a list in the order of one of its blocks."""
+        random = tf.random.stateless_uniform(
+            [self.sizes[part]], _key(self.seed, _ORDER, part, block)
+        )
+        return tf.cast(tf.argsort(random) + part * self.sizes[0], tf.int64)
+
+    def _stream(self, part, draw):
+        """Stream of a list's own draw, and the number of the draw within it."""
+        block = draw // self.sizes[part]
+        return self._order(part, block)[draw % self.sizes[part]], block
+
+    def _visits(self, part, draw):
+        """How often each stream of a list was drawn before a list's own draw."""
+        block, done = draw // self.sizes[part], draw % self.sizes[part]
+        place = tf.argsort(self._order(part, block))
+        return block + tf.cast(tf.cast(place, tf.int64) < done, tf.int64)
 
     def case(self, stream, visit):
         """Case number of the `visit`-th draw of a modality stream, int64 scalar."""
@@ -150,25 +188,27 @@ def cut(volume, start, patch, fill):
     """Cuts a patch out of a volume or slab; what lies outside is filled.
 
     Args:
-        volume: (z, x, y).
+        volume: (z, x, y) or (z, x, y, channels).
         start: int32 (3,), first voxel (x, y, z) in this array; may be negative.
         patch: int32 (3,).
         fill: Value of the outside, of the volume's type.
 
     Returns:
-        Patch (x, y, z).
+        Patch (x, y, z) or (x, y, z, channels).
     """
+    axes = volume.shape.rank
     shape = tf.gather(tf.shape(volume), [1, 2, 0])
     low, high = tf.maximum(start, 0), tf.minimum(start + patch, shape)
     inner = volume[low[2] : high[2], low[0] : high[0], low[1] : high[1]]
     before, after = low - start, start + patch - high
     padding = tf.stack([tf.gather(before, [2, 0, 1]), tf.gather(after, [2, 0, 1])], axis=1)
+    padding = tf.pad(padding, [[0, axes - 3], [0, 0]])
     inner = tf.cond(
         tf.reduce_any(padding > 0),
         lambda: tf.pad(inner, padding, constant_values=fill),
         lambda: inner,
     )
-    return tf.transpose(inner, [1, 2, 0])
+    return tf.transpose(inner, [1, 2, 0, 3][:axes])
 
 
 def tile_counts(shape, patch):
@@ -217,16 +257,19 @@ def pack(kept):
     """Volumes of unequal shapes as flat tensors, so that a graph can pick one by its number.
 
     Args:
-        kept: Dicts of `image` float32 and `label_map` uint8, both (z, x, y), `shape` int32 (3,),
-            `minimum` and `statistics` of the image, `foreground` as in `patch_start`. The arrays
-            are taken out, to be freed as soon as they are copied.
+        kept: Dicts of `image` float32 and `label_map` uint8, both (z, x, y), the image perhaps with
+            channels behind, `shape` int32 (3,), `minimum` and `statistics` of the image,
+            `foreground` as in `patch_start`. The arrays are taken out, to be freed as soon as they
+            are copied.
 
     Returns:
         Dict of tensors for `pick`.
     """
     packed = {k: tf.stack([r[k] for r in kept]) for k in ("shape", "minimum", "statistics")}
-    for key in ("image", "label_map", "foreground"):
-        width = (-1, 4) if key == "foreground" else (-1,)
+    # What a row of each flat tensor is: a voxel, or a point with its class.
+    rows = {"image": kept[0]["image"].shape[3:], "label_map": (), "foreground": (4,)}
+    for key, row in rows.items():
+        width = (-1, *row)
         parts = [tf.reshape(r.pop(key), width) for r in kept]
         packed[key] = tf.concat(parts, axis=0)
         sizes = tf.constant([0, *[len(p) for p in parts]], tf.int64)
@@ -242,8 +285,8 @@ def pick(volumes, case):
         case: Its number, int64 scalar.
 
     Returns:
-        Function(key, first slice, number of slices) -> array (slices, x, y); and the volume's
-        `shape`, `minimum`, `statistics` and `foreground`.
+        Function(key, first slice, number of slices) -> array (slices, x, y[, channels]); and the
+        volume's `shape`, `minimum`, `statistics` and `foreground`.
     """
     facts = {k: volumes[k][case] for k in ("shape", "minimum", "statistics")}
     ends = volumes["foreground_start"]
@@ -252,8 +295,8 @@ def pick(volumes, case):
 
     def slices(key, first, count):
         start = volumes[f"{key}_start"][case] + tf.cast(first, tf.int64) * area
-        flat = tf.slice(volumes[key], [start], [tf.cast(count, tf.int64) * area])
-        return tf.reshape(flat, [count, facts["shape"][0], facts["shape"][1]])
+        flat = volumes[key][start : start + tf.cast(count, tf.int64) * area]
+        return tf.reshape(flat, [count, facts["shape"][0], facts["shape"][1], *flat.shape[1:]])
 
     return slices, facts
 
@@ -282,6 +325,7 @@ def example(source, start, patch, slices=1):
     result = {"statistics": facts["statistics"]}
     for key, (begin, size, fill) in places.items():
         first, count = slab(begin, size, facts["shape"])
-        array = cut(read(key, first, count), begin - tf.stack([0, 0, first]), size, fill)
-        result[key] = tf.ensure_shape(array, size)
+        values = read(key, first, count)
+        array = cut(values, begin - tf.stack([0, 0, first]), size, fill)
+        result[key] = tf.ensure_shape(array, (*size, *values.shape[3:]))
     return result

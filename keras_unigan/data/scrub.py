@@ -1,11 +1,12 @@
 """De-identified copies: headers, file names and sidecars; voxels and geometry bit for bit.
 
 Only what is known to be harmless goes out: of a header its numbers, of a sidecar physics and
-geometry, of a name the modality, the visit's number and structural folders. What is neither NIfTI,
-a JSON sidecar nor a study file is left behind and named. Subjects become `subject0001`, …; where
-the folder holds a `study.json`, its subjects decide which files belong together, and a scrubbed one
-is written. Shards, tables and reports take their ids from the study file: prepare the scrubbed one,
-and they hold the new names only. Faces and burnt-in text stay.
+geometry, of a name the modality, the visit's number and structural folders; of DICOM see
+`scrub_dicom`. What is neither NIfTI, DICOM, a JSON sidecar nor a study file is left behind and
+named. Subjects become `subject0001`, …; where the folder holds a `study.json`, its subjects decide
+which files belong together, and a scrubbed one is written. Shards, tables and reports take their
+ids from the study file: prepare the scrubbed one, and they hold the new names only. Faces and
+burnt-in text stay.
 """
 
 import collections
@@ -16,13 +17,14 @@ import json
 import os
 import random
 import re
+import shutil
 import zlib
 from pathlib import Path
 
 import nibabel as nib
 
 from keras_unigan.config import Study, write_json
-from keras_unigan.data import nifti
+from keras_unigan.data import nifti, scrub_dicom
 from keras_unigan.data.checks import identity, voxels
 from keras_unigan.errors import CodedError
 
@@ -120,7 +122,7 @@ def scrub(source, output, mapping=None, seed=0, dry_run=False):
     """Writes de-identified copies of a file or folder; a scan that is damaged is left behind.
 
     Args:
-        source: A NIfTI file or a folder.
+        source: A NIfTI or DICOM file, a zip of DICOM files, or a folder.
         output: A new file (for a file, when the name ends like one) or folder outside the source.
         mapping: Where to write old and new names, outside `output`; None writes no such file.
         seed: Order in which subjects get their numbers; keep it as private as the mapping.
@@ -131,9 +133,8 @@ def scrub(source, output, mapping=None, seed=0, dry_run=False):
 
     Raises:
         CodedError: KUG-D01 for a missing source, one without scans, and a study with files
-            outside it, KUG-D07 for a single damaged
-            scan (in a folder it is left behind), KUG-E02 when the output or mapping lies where it
-            must not.
+            outside it, KUG-D07 for a single damaged scan (in a folder it is left behind), KUG-E01
+            for DICOM without its extra, KUG-E02 when the output or mapping lies where it must not.
     """
     source, output = Path(source).resolve(), Path(output).resolve()
     if not source.exists():
@@ -144,16 +145,33 @@ def scrub(source, output, mapping=None, seed=0, dry_run=False):
     found = [source] if source.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
     known = [p for p in found if p.name.lower().endswith(_ENDINGS)]
     scans = [p for p in known if not p.name.lower().endswith(".json")]
-    if not scans:
-        raise CodedError("KUG-D01", source, f"no NIfTI file among {len(found)} files", "scans")
     own = root / "study.json"
     study = Study.load(own) if own in known else None
-    names, subjects, visits = _new_names(root, scans, study, seed)
+    owners = _owners(study)
+    series = scrub_dicom.series_of([p for p in found if p not in known], owners)
+    if not scans and not series:
+        text = f"no NIfTI or DICOM image among {len(found)} files"
+        raise CodedError("KUG-D01", source, text, "scans")
+    _refuse_elsewhere(owners, {*scans, *(one.path for one in series)})
+    keys = {path: _keys(root, path, owners) for path in scans}
+    keys |= _keys_of_series(root, series, keys)
+    names, subjects, visits = _new_names(root, keys, study, seed)
     if single:
         names[source] = output.name
     target = output.parent if single else output
     emptied: collections.Counter = collections.Counter()
-    for path, name in list(names.items()):
+    images = {}
+    for one in series:
+        old = keys[one.path][0]
+        who = scrub_dicom.person(old, subjects[old], seed)
+        written = _copy_series(one, who, names[one.path], None if dry_run else target, emptied)
+        if written is None and source.is_file():
+            raise _not_dicom(source)
+        if written is None:
+            del names[one.path]
+        images.update(written or {})
+    for path in scans:
+        name = names[path]
         try:
             data, fields = scrub_header(path.read_bytes(), path)
         except CodedError:
@@ -164,7 +182,8 @@ def scrub(source, output, mapping=None, seed=0, dry_run=False):
         emptied.update(fields)
         if not dry_run:
             nifti.write_bytes(target / name, data)
-    beside = _sidecars(known, names)
+    copied = {path: names[path] for path in scans if path in names}
+    beside = _sidecars(known, copied)
     for path, name in beside.items():
         kept, dropped = identity.technical(_sidecar(path))
         emptied.update(["sidecar"] * (dropped > 0))
@@ -172,14 +191,46 @@ def scrub(source, output, mapping=None, seed=0, dry_run=False):
             write_json(target / name, kept)
     if study is not None and not dry_run:
         _new_study(study, names, subjects, visits).save(target / "study.json")
-    understood = {*names, *beside, *([own] if study is not None else [])}
+    packed = {one.path for one in series if one.path in names}
+    done = {**copied, **beside, **images}
+    understood = {*done, *packed, *([own] if study is not None else [])}
     left = [str(p.relative_to(root)) for p in found if p not in understood]
-    files = {str(p.relative_to(root)): n for p, n in {**names, **beside}.items()}
+    files = {str(p.relative_to(root)): n for p, n in done.items()}
     result = Scrubbed(files, subjects, left, dict(emptied))
     if mapping is not None and not dry_run:
         write_json(mapping, {"subjects": result.subjects, "files": files})
         os.chmod(mapping, 0o600)
     return result
+
+
+def _copy_series(series, who, folder, target, emptied):
+    """Writes the scrubbed images of a series; old path -> new name, or None where one is damaged.
+
+    Without a target nothing is written.
+    """
+    written = {}
+    for number, (path, opener) in enumerate(series.files):
+        try:
+            data, kinds = scrub_dicom.scrub_image(opener(), who, path)
+        except CodedError as error:
+            if error.code != "KUG-D07":
+                raise
+            if target is not None:
+                # A volume with a slice missing is worse than none.
+                shutil.rmtree(target / folder, ignore_errors=True)
+            return None
+        emptied.update(kinds)
+        written[path] = f"{folder}/{number + 1:05d}.dcm"
+        if target is not None:
+            nifti.write_bytes(target / written[path], data)
+    return written
+
+
+def _not_dicom(path):
+    return CodedError(
+        "KUG-D07", path, "a DICOM image that ends early or is damaged", "whole images",
+        "What is not understood cannot be de-identified.", "copy it again, or leave it out",
+    )  # fmt: skip
 
 
 def _refuse_in_place(source, output, mapping):
@@ -255,24 +306,55 @@ def _keys(root, path, owners):
     return bids or subject or (subjects[-1] if subjects else "scan"), visit, words
 
 
-def _new_names(root, scans, study, seed):
-    """New name of each scan, and of each subject and (subject, visit)."""
-    cases = () if study is None else study.cases
-    owners = {
+def _owners(study):
+    """File or folder of each case of a study -> subject and visit."""
+    return {
         Path(study.path(name)).resolve(): (case.subject, case.visit)
-        for case in cases
+        for case in (() if study is None else study.cases)
         for name in (case.image, case.label)
         if name is not None
     }
-    if not set(owners) <= set(scans):
+
+
+def _refuse_elsewhere(owners, scans):
+    if not set(owners) <= scans:
         raise CodedError(
             "KUG-D01",
             "study.json",
-            f"{len(set(owners) - set(scans))} files of cases that are not in the folder",
-            "all files of the study in it, as NIfTI",
+            f"{len(set(owners) - scans)} files of cases that are not in the folder",
+            "all files of the study in it, as NIfTI or DICOM",
             fix="scrub the folder that holds them all",
         )
-    keys = {path: _keys(root, path, owners) for path in scans}
+
+
+def _keys_of_series(root, series, keys):
+    """(subject, visit, words) of each DICOM series; see `_keys`.
+
+    A folder that is called like NIfTI files beside it is of the same subject; elsewhere PatientID
+    says whose it is.
+    """
+    named, found = {subject for subject, _, _ in keys.values()}, {}
+    for one in series:
+        place = one.path if one.path.exists() else one.path.parent
+        subject, visit, words = parts_of(place.name.removesuffix(".zip"))
+        if one.owner is not None:
+            subject, visit = one.owner
+        elif subject not in named:
+            subject, visit = one.patient or subject or "scan", one.visit
+        found[one.path] = (subject, visit, words or one.words)
+    return found
+
+
+def _new_names(root, keys, study, seed):
+    """New name of each scan, and of each subject and (subject, visit).
+
+    Args:
+        root: Folder of the scans.
+        keys: Path of each scan -> subject, visit and words that stay; see `_keys`.
+        study: `config.Study` or None.
+        seed: See `scrub`.
+    """
+    cases = () if study is None else study.cases
     pairs = {(c.subject, c.visit) for c in cases} | {(s, v) for s, v, _ in keys.values()}
     pairs = sorted(pairs, key=str)
     old = sorted({s for s, _ in pairs})
@@ -287,7 +369,7 @@ def _new_names(root, scans, study, seed):
     for path, (subject, visit, words) in keys.items():
         kept = [p for p in path.relative_to(root).parts[:-1] if p.lower() in _FOLDERS]
         stem = "_".join([subjects[subject], *filter(None, [visits.get((subject, visit))]), *words])
-        ending = ".nii.gz" if path.name.lower().endswith(".gz") else ".nii"
+        ending = next((e for e in _ENDINGS if path.name.lower().endswith(e)), "")
         number, name = 1, "/".join([*kept, stem + ending])
         while name in taken:
             number += 1

@@ -4,7 +4,6 @@ The ending of the name says the kind; a file with another ending is DICOM or NIf
 Packages for the kinds beside NIfTI, Analyze and MGH are extras, imported when a file needs them.
 """
 
-import gzip
 import io
 import struct
 import tempfile
@@ -14,6 +13,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from keras_unigan.config import ALL_CHANNELS
 from keras_unigan.data import dicom, nifti, pictures
 from keras_unigan.data.dicom_planes import LPS_TO_RAS
 from keras_unigan.data.dicom_values import one_channel
@@ -43,7 +43,8 @@ def read(path, channel=None):
         path: Local file, or folder of one DICOM series. NIfTI, Analyze 7.5 (taken as radiological,
             as its header does not say), MGH and MGZ, NRRD, MetaImage, PNG, JPEG, TIFF, DICOM as
             folder, file or `.zip`.
-        channel: Index of the channel to keep of a file that holds several; None for one.
+        channel: Index of the channel to keep of a file that holds several; None for one;
+            `config.ALL_CHANNELS` keeps them all (not those of DICOM).
 
     Returns:
         `nifti.Volume`; a flat image has shape (x, y, 1). `spacing_known` is False for pictures and
@@ -62,6 +63,46 @@ def read(path, channel=None):
             "KUG-D01", path, "no such file", "an image file", fix="check the path and the spelling"
         )
     return _read_file(path, str(path), channel)
+
+
+def read_image(path, channels=1, channel=None):
+    """Reads an image of a study; see `read`.
+
+    Args:
+        path: See `read`.
+        channels: Number of channels of the study; above 1 the image keeps all of its own.
+        channel: See `read`, where the study has one.
+
+    Raises:
+        CodedError: KUG-D36 for another number of channels, or one of them asked for; and as `read`.
+    """
+    if channels == 1:
+        return read(path, channel)
+    if channel is not None:
+        raise CodedError(
+            "KUG-D36",
+            path,
+            f"channel {channel} asked for",
+            f"all {channels} channels",
+            "All images of a study have as many.",
+            "leave the number of the channel out",
+        )
+    volume = read(path, ALL_CHANNELS)
+    check_channels(volume, channels, path)
+    return volume
+
+
+def check_channels(volume, channels, where):
+    """Raises KUG-D36 for a volume that has not as many channels as its study."""
+    if volume.channels != channels:
+        raise CodedError(
+            "KUG-D36",
+            where,
+            f"{volume.channels} channel{'s' * (volume.channels > 1)}",
+            f"{channels}, as the study says",
+            "A network has one input, so all images of a study have as many channels.",
+            'make a study of these images alone, or correct "channels" in study.json',
+        )
 
 
 def read_bytes(data, name, channel=None):
@@ -141,12 +182,13 @@ def _read_file(path, name, channel):
     return volume
 
 
-def _volume(array, affine, name, known=True):
-    """`Volume` of an array with one to three axes of space, checked."""
+def _volume(array, affine, name, known=True, channels=False):
+    """`Volume` of an array with one to three axes of space, and perhaps one of channels."""
     while array.ndim > 3 and array.shape[-1] == 1:
         array = array[..., 0]
-    array = array[..., None] if array.ndim == 2 else array
-    if array.ndim != 3 or 0 in array.shape or array.dtype.kind not in "iuf":
+    if array.ndim == 2 + channels:
+        array = array[:, :, None]
+    if array.ndim != 3 + channels or 0 in array.shape or array.dtype.kind not in "iuf":
         raise CodedError(
             "KUG-D10",
             name,
@@ -177,7 +219,7 @@ def _pair(path, name, channel):
             raise CodedError("KUG-D01", name, f"no {half.name} beside it", "both files of the pair")
     header, data = (half.read_bytes() for half in halves)
     if zipped:
-        header, data = gzip.decompress(header), gzip.decompress(data)
+        header, data = nifti.gunzip(header), nifti.gunzip(data)
     if header[344:347] != b"ni1" and header[4:7] != b"ni2":
         return _analyze(halves[1], header, name, channel)
     kind = nib.Nifti2Pair if header[4:7] == b"ni2" else nib.Nifti1Pair
@@ -206,7 +248,7 @@ def _analyze(path, header, name, channel):
 
 def _mgh(path, name, channel):
     data = path.read_bytes()
-    data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+    data = nifti.gunzip(data) if data[:2] == b"\x1f\x8b" else data
     return nifti.from_image(nib.MGHImage.from_bytes(data), name, channel)
 
 
@@ -226,7 +268,9 @@ def _nrrd(path, name, channel):
         spatial = np.isfinite(columns).all(axis=1).tolist()
     rest = [i for i, inside in enumerate(spatial) if not inside]
     array = np.moveaxis(array, rest, range(array.ndim - len(rest), array.ndim))
+    several = False
     if len(rest) == 1:
+        several = channel == ALL_CHANNELS and array.shape[-1] > 1
         array = one_channel(array, channel, name)
     affine, known = np.eye(4), True
     if columns is None:
@@ -238,7 +282,7 @@ def _nrrd(path, name, channel):
     _place(affine, columns, header.get("space origin"), name)
     space = str(header.get("space", "left-posterior-superior")).lower()
     space = _SHORT.get(space, space).removesuffix("-time")
-    return _volume(array, _TO_RAS.get(space, LPS_TO_RAS) @ affine, name, known)
+    return _volume(array, _TO_RAS.get(space, LPS_TO_RAS) @ affine, name, known, several)
 
 
 def _place(affine, columns, origin, name):
@@ -268,9 +312,11 @@ def _metaimage(path, name, channel):
         raise CodedError(
             "KUG-D10", name, "not three axes", "a volume (x, y, z)", fix="save it as .nrrd or .nii"
         ) from error
-    if int(header.get("ElementNumberOfChannels", 1)) > 1:
+    several = int(header.get("ElementNumberOfChannels", 1)) > 1
+    if several:
         array = one_channel(array, channel, name)
-    dimensions = array.ndim
+        several = channel == ALL_CHANNELS
+    dimensions = array.ndim - several
     if dimensions not in (2, 3):
         raise CodedError("KUG-D10", name, f"{dimensions} axes", "2 or 3")
     turn = next((header[k] for k in _TURNS if k in header), np.eye(3))[:dimensions, :dimensions]
@@ -279,9 +325,11 @@ def _metaimage(path, name, channel):
     affine = np.eye(4)
     origin = next((header[k] for k in ("Offset", "Position", "Origin") if k in header), None)
     _place(affine, (turn * sizes).T, origin, name)
-    return _volume(array.T, LPS_TO_RAS @ affine, name, spacing is not None)
+    array = np.moveaxis(array.T, 0, -1) if several else array.T
+    return _volume(array, LPS_TO_RAS @ affine, name, spacing is not None, several)
 
 
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 _TURNS = ("TransformMatrix", "Orientation", "Rotation")
 _OWN = ("nrrd", "tifffile", "PIL")
 _READERS = {
@@ -290,7 +338,7 @@ _READERS = {
     **dict.fromkeys((".mgz", ".mgh"), _mgh),
     **dict.fromkeys((".nrrd", ".nhdr"), _nrrd),
     **dict.fromkeys((".mha", ".mhd"), _metaimage),
-    **dict.fromkeys((".png", ".jpg", ".jpeg", ".tif", ".tiff"), pictures.read),
+    **dict.fromkeys(PICTURES, pictures.read),
     **dict.fromkeys((".dcm", ".zip"), _dicom),
 }
 ENDINGS = tuple(sorted(_READERS, key=len, reverse=True))

@@ -32,7 +32,7 @@ class SupervisedModel(AdversarialModel):
 
     roles = ("segmentor",)
     labelled_fraction = 1.0
-    terms = ("loss", "ce_loss", "dice_loss")
+    terms: tuple[str, ...] = ("loss", "ce_loss", "dice_loss")
 
     def __init__(
         self,

@@ -37,7 +37,8 @@ def make_plan(study, fingerprint, memory_gib=MEMORY_GIB, window="foreground"):
 
     Raises:
         CodedError: KUG-D12 when a modality's foreground is constant, KUG-D14 for a modality that
-            was not measured, KUG-T02 for memory that is not positive or an unknown window.
+            was not measured, KUG-D36 for measures of other channels, KUG-T02 for memory that is not
+            positive or an unknown window.
     """
     if not memory_gib > 0:
         raise CodedError("KUG-T02", "memory", f"{memory_gib}", "more than 0 GiB")
@@ -72,6 +73,18 @@ def make_plan(study, fingerprint, memory_gib=MEMORY_GIB, window="foreground"):
         m: schemes.normalization(m, study.normalization.get(m), f, window, reasons)
         for m, f in zip(study.modalities, facts, strict=True)
     }
+    counts = {n.channels for n in normalization.values()}
+    if counts != {study.channels}:
+        raise CodedError(
+            "KUG-D36",
+            study.name,
+            f"a fingerprint of {' and '.join(map(str, sorted(counts)))} channels",
+            f"{study.channels}, as the study says",
+            "All images of a study have as many.",
+            "unigan plan study.json",
+        )
+    if study.channels > 1:
+        reasons["channels"] = "as the study says: a network has one input for all modalities"
     reasons["unknown"] = (
         "ranks of intensities are the same in whatever window, gain or gamma an image comes"
     )
@@ -99,6 +112,7 @@ def make_plan(study, fingerprint, memory_gib=MEMORY_GIB, window="foreground"):
         configurations=configurations,
         unknown="equalized",
         reasons=reasons,
+        channels=study.channels,
     )
 
 

@@ -24,6 +24,8 @@ CORE_DEPTH = 2
 class Facts:
     """Facts of some cases of one modality, exact under `merge` in any order.
 
+    Of images of several channels they are of the first one, with those of the others inside.
+
     Attributes:
         count: Foreground voxels.
         total: Sum of their intensities.
@@ -32,6 +34,7 @@ class Facts:
         core: Intensities of those that lie deeper than `CORE_DEPTH` voxels.
         schemes: Scheme that files' own tags ask for -> number of cases.
         cases: Case id -> its shape, spacing, scaled percentiles and voxels per scored name.
+        others: Facts of each further channel.
     """
 
     count: int = 0
@@ -41,6 +44,7 @@ class Facts:
     core: Histogram = dataclasses.field(default_factory=Histogram)
     schemes: dict[str, int] = dataclasses.field(default_factory=dict)
     cases: dict[str, tuple] = dataclasses.field(default_factory=dict)
+    others: tuple["Facts", ...] = ()
 
 
 def core_of(mask):
@@ -71,7 +75,6 @@ def measure(volume, label, labels, where):
         CodedError: As `preprocessing.align` does.
     """
     ras, index_map = preprocessing.align(volume, label, labels, where)
-    mean, sd, low, high = (float(v) for v in preprocessing.statistics(ras.array))
     box = preprocessing.crop_box(ras.array)
     counts = np.zeros(IGNORE + 1, np.int64)
     foreground = None
@@ -80,24 +83,29 @@ def measure(volume, label, labels, where):
         foreground = (index_map > 0) & (index_map < IGNORE)
     if foreground is None or not foreground.any():
         foreground = preprocessing.nonbackground(ras.array)
-    values = ras.array[foreground].astype(np.float64)
     members = np.array(labels.membership).T @ counts[: len(labels.values)]
     voxels = dict(zip(labels.names, (int(n) for n in members), strict=True))
-    case = (
-        tuple(s.stop - s.start for s in box),
-        ras.spacing,
-        ((low - mean) / sd, (high - mean) / sd),
-        tuple(voxels[name] for name in labels.foreground),
-    )
-    return Facts(
-        count=int(values.size),
-        total=Fraction(float(values.sum())),
-        squares=Fraction(float(np.square(values).sum())),
-        histogram=Histogram.of(values),
-        core=Histogram.of(ras.array[core_of(foreground)]),
-        schemes={volume.scheme: 1} if volume.scheme else {},
-        cases={where: case},
-    )
+    shape = tuple(s.stop - s.start for s in box)
+    sizes = tuple(voxels[name] for name in labels.foreground)
+    core = core_of(foreground)
+    several = np.moveaxis(ras.array, -1, 0) if ras.array.ndim > 3 else [ras.array]
+    found = []
+    for array in several:
+        mean, sd, low, high = (float(v) for v in preprocessing.statistics(array))
+        # A channel in which nothing is stained is the same everywhere.
+        scaled = (low - mean) / (sd or 1.0), (high - mean) / (sd or 1.0)
+        values = array[foreground].astype(np.float64)
+        facts = Facts(
+            count=int(values.size),
+            total=Fraction(float(values.sum())),
+            squares=Fraction(float(np.square(values).sum())),
+            histogram=Histogram.of(values),
+            core=Histogram.of(array[core]),
+            schemes={volume.scheme: 1} if volume.scheme else {},
+            cases={where: (shape, ras.spacing, scaled, sizes)},
+        )
+        found.append(facts)
+    return dataclasses.replace(found[0], others=tuple(found[1:]))
 
 
 def merge(first, second):
@@ -111,6 +119,7 @@ def merge(first, second):
         core=first.core.merge(second.core),
         schemes={s: first.schemes.get(s, 0) + second.schemes.get(s, 0) for s in schemes},
         cases={**first.cases, **second.cases},
+        others=tuple(map(merge, first.others, second.others)),
     )
 
 
@@ -137,7 +146,20 @@ def fingerprint(study, facts):
             "What was never seen cannot be planned for.",
             "see the dead letters, or change the splits or the modalities of the study",
         )
-    return Fingerprint({m: _close(facts[m], study.labels) for m in study.modalities})
+    return Fingerprint({m: _close_all(facts[m], study.labels) for m in study.modalities})
+
+
+OF_CHANNELS = ("mean", "sd", "low", "high", "scaled_low", "scaled_high", "core_low", "core_high")
+"""Fields of `config.ModalityFingerprint` that each channel has of its own."""
+
+
+def _close_all(facts, labels):
+    closed = [_close(channel, labels) for channel in (facts, *facts.others)]
+    if len(closed) == 1:
+        return closed[0]
+    each = {name: tuple(getattr(c, name) for c in closed) for name in OF_CHANNELS}
+    each = {name: None if None in values else values for name, values in each.items()}
+    return dataclasses.replace(closed[0], **each)
 
 
 def _close(facts, labels):

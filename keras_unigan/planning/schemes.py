@@ -1,9 +1,11 @@
 """Which scheme normalises a modality, and the range that becomes -1 to 1."""
 
+import dataclasses
 import re
 
 from keras_unigan.config import Normalization
 from keras_unigan.errors import CodedError
+from keras_unigan.planning.facts import OF_CHANNELS
 
 NAMES = {
     "ct": ("ct", "cta", "ldct", "ncct", "cect", "cbct"),
@@ -43,6 +45,12 @@ _WHY = {
 }
 
 
+def named(modality):
+    """Scheme that the first word of a modality's name means, or None."""
+    words = re.split(r"[^a-z0-9]+", modality)
+    return next((s for s, names in NAMES.items() if words[0] in names), None)
+
+
 def scheme_of(modality, setting, facts):
     """Scheme of a modality and how it was found.
 
@@ -67,8 +75,7 @@ def scheme_of(modality, setting, facts):
         (scheme,) = tags
         return scheme, f"DICOM tags of {tags[scheme]} of {facts.cases} cases"
     mixed = f"DICOM tags disagree ({', '.join(f'{n} {s}' for s, n in tags.items())}), so "
-    words = re.split(r"[^a-z0-9]+", modality)
-    found = next((s for s, names in NAMES.items() if words[0] in names), None)
+    found = named(modality)
     if found == "pet_suv" and facts.high > _SUV_LIMIT:
         return (
             "spect_counts",
@@ -83,7 +90,7 @@ def scheme_of(modality, setting, facts):
 
 
 def normalization(modality, setting, facts, window, reasons):
-    """Scheme and range of a modality.
+    """Scheme and range of a modality; of several channels each has its own range.
 
     Args:
         modality: Its name.
@@ -98,6 +105,8 @@ def normalization(modality, setting, facts, window, reasons):
     Raises:
         CodedError: KUG-D12 when the foreground is constant.
     """
+    if isinstance(facts.mean, tuple):
+        return _of_channels(modality, setting, facts, window, reasons)
     scheme, chosen = scheme_of(modality, setting, facts)
     sd, detail = facts.sd or 1.0, ""
     if scheme == "ct":
@@ -120,6 +129,30 @@ def normalization(modality, setting, facts, window, reasons):
         )
     reasons[f"normalization.{modality}"] = f"{chosen}; {_WHY[scheme]}{detail}"
     return Normalization(scheme, facts.mean, facts.sd, float(low), float(high))
+
+
+def _of_channels(modality, setting, facts, window, reasons):
+    """`normalization` of each channel by itself, in one."""
+    count = len(facts.mean)
+    channels = [_channel(facts, number) for number in range(count)]
+    scheme, chosen = scheme_of(modality, setting, channels[0])
+    found = [
+        normalization(f"{modality}, channel {number}", scheme, own, window, {})
+        for number, own in enumerate(channels)
+    ]
+    reasons[f"normalization.{modality}"] = (
+        f"{chosen}; {_WHY[scheme]}; each of {count} channels by its own numbers"
+    )
+    numbers = {n: tuple(getattr(f, n) for f in found) for n in ("mean", "sd", "low", "high")}
+    return Normalization(scheme, **numbers)
+
+
+def _channel(facts, number):
+    """Facts of one channel, as those of an image that has no other."""
+    values = {name: getattr(facts, name) for name in OF_CHANNELS}
+    return dataclasses.replace(
+        facts, **{name: v if v is None else v[number] for name, v in values.items()}
+    )
 
 
 def _window(facts, window):

@@ -86,7 +86,9 @@ def build_model(
     game_settings = {**common, **game_settings, **groups["game"]}
     keras.utils.set_random_seed(seed)
     with _dtype_policy(train.mixed_precision), _refusals(name):
-        demanded = game_class.network_arguments(plan, spatial_dims=spatial_dims, **game_settings)
+        demanded = game_class.network_arguments(
+            plan, plan.inputs(spatial_dims), spatial_dims=spatial_dims, **game_settings
+        )
         networks, width = {}, None
         for role, (_, settings) in system["networks"].items():
             own = {
@@ -96,9 +98,12 @@ def build_model(
             }
             arguments = _from_plan(classes[role], plan.configuration(spatial_dims), width)
             arguments.update(settings, **demanded[role])
+            asked = inspect.signature(classes[role].__init__).parameters
             # Networks that exist in 2-D only do not ask.
-            if "spatial_dims" in inspect.signature(classes[role].__init__).parameters:
+            if "spatial_dims" in asked:
                 arguments["spatial_dims"] = spatial_dims
+            if "domains" in asked:
+                arguments.setdefault("domains", len(plan.modalities))
             networks[role] = classes[role](**{**arguments, **own})
             width = width or _relative_width(networks[role])
         _check_patch(networks[game_class.roles[0]], plan.configuration(spatial_dims).patch_size)
@@ -120,6 +125,15 @@ def translates(name):
         CodedError: KUG-T01 for an unknown name.
     """
     return MODELS[_system(name)["game"][0]].translates
+
+
+def labelled_fraction(name):
+    """Share of the draws that the game of a system wants from labelled cases, or None.
+
+    Raises:
+        CodedError: KUG-T01 for an unknown name.
+    """
+    return MODELS[_system(name)["game"][0]].labelled_fraction
 
 
 def _system(name, spatial_dims=None):

@@ -276,12 +276,12 @@ def step_of(experiment, plan, batch):
     model, plan = built(experiment, plan)
     chosen = plan.configuration(experiment.spatial_dims)
 
-    def resized(spec):
-        spatial = chosen.patch_size if spec.shape.rank > len(chosen.patch_size) else ()
+    def resized(key, spec):
+        spatial = chosen.patch_size if key in ("image", "real", "label_map") else ()
         rest = spec.shape[1 + len(spatial) :]
         return tf.TensorSpec((chosen.batch_size, *spatial, *rest), spec.dtype)
 
-    return step_bytes(model, {key: resized(spec) for key, spec in batch.items()})
+    return step_bytes(model, {key: resized(key, spec) for key, spec in batch.items()})
 
 
 def disk_of(experiment, plan):

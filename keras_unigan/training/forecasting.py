@@ -23,9 +23,10 @@ def forecast(experiment, memory_gib=None):
         memory_gib: GiB of memory that the run may take; None takes what is free now.
 
     Returns:
-        Dict: `seconds` (from the command to its end; None for a budget in minutes), `steps`,
-        `epochs`, `validations`, `memory_bytes`, `disk_bytes`, `probe` (what `probing.probe` found)
-        and `probe_seconds`.
+        Dict: `seconds` (by the clock, from the command to its end, with as much other work on the
+        machine as during the probe; None for a budget in minutes), `core_seconds` (of computing,
+        which other work changes little), `steps`, `epochs`, `validations`, `memory_bytes`,
+        `disk_bytes`, `probe` (what `probing.probe` found) and `probe_seconds`.
 
     Raises:
         CodedError: KUG-T06 when memory or disk will not hold it, with settings that fit; KUG-T02
@@ -82,7 +83,7 @@ def extrapolate(experiment, found):
         found: What `probing.probe` found.
 
     Returns:
-        `seconds`, `steps`, `epochs`, `validations`, `memory_bytes`, `disk_bytes`.
+        `seconds`, `core_seconds`, `steps`, `epochs`, `validations`, `memory_bytes`, `disk_bytes`.
     """
     options = experiment.train
     every = max(1, -(-found["tiles"] // options.steps_per_epoch))
@@ -95,19 +96,23 @@ def extrapolate(experiment, found):
         steps = max(1, int(epochs * options.steps_per_epoch))
     epochs = -(-steps // options.steps_per_epoch)
     validations = -(-epochs // every) if found["tiles"] else 0
-    # The graph of a validation is made once.
-    passes = validations * found["tiles"] * found["tile"]
-    passes += found["first_tile"] - found["tile"] if validations else 0.0
     pictures = min(epochs, max(PICTURES, 1)) if found["picture_bytes"] else 0
     training = found["first_step"] + (steps - 1) * found["step"]
     saves = int(training / options.checkpoint_seconds) if options.checkpoint_seconds else 0
     if options.checkpoint_steps:
         saves = max(saves, steps // options.checkpoint_steps)
-    seconds = training + passes + epochs * found["epoch_end"] + pictures * found["picture"]
-    seconds += found["start"] + found["build"] + max(0, saves - epochs) * found["save"]
+    counts = {
+        **{"start": 1, "build": 1, "first_step": 1, "step": steps - 1, "epoch_end": epochs},
+        **{"picture": pictures, "save": max(0, saves - epochs)},
+        # The graph of a validation is made once.
+        **{"first_tile": min(1, validations)},
+        "tile": validations * found["tiles"] - min(1, validations),
+    }
+    seconds, core = (sum(n * took[k] for k, n in counts.items()) for took in (found, found["core"]))
     disk = found["disk"] + max(0, pictures - 1) * found["picture_bytes"]
     return {
         "seconds": None if experiment.minutes is not None else round(seconds, 1),
+        "core_seconds": round(core, 1),
         "steps": steps,
         "epochs": epochs,
         "validations": validations,
@@ -147,9 +152,13 @@ def sentences(result):
     found = result["probe"]
     minutes = None if result["seconds"] is None else result["seconds"] / 60
     time_ = "as given" if minutes is None else f"about {minutes:.1f} minutes"
+    busy = found["others"] or 0.0
+    load = f"{busy:.1f} of {os.cpu_count()} cores were busy with other work during the probe"
     return [
-        f"time: {time_}: {result['steps']} steps of {found['step']:.3g} s, "
+        f"time: {time_} by the clock: {result['steps']} steps of {found['step']:.3g} s, "
         f"{result['validations']} validations of {found['tiles'] * found['tile']:.3g} s",
+        *[f"time: {load}; without that it is shorter"] * (busy >= 0.2),
+        f"computing: about {result['core_seconds']:.0f} core-seconds, whatever else is running",
         f"memory: about {fitting.gib(result['memory_bytes'])}",
         f"disk: about {fitting.gib(result['disk_bytes'])}",
         f"from a probe of {found['steps']} steps in {result['probe_seconds']:.0f} s",

@@ -7,6 +7,7 @@ memory is then counted from nothing, and a probe that the system kills for its m
 import contextlib
 import dataclasses
 import itertools
+import os
 import statistics
 import sys
 import tempfile
@@ -39,7 +40,7 @@ class Watch(keras.callbacks.Callback):
 
     def note(self, name):
         """Adds an event."""
-        self.events.append((name, time.monotonic()))
+        self.events.append((name, time.monotonic(), time.process_time()))
 
     def on_train_begin(self, logs=None):
         """Notes the begin."""
@@ -48,7 +49,7 @@ class Watch(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         """Notes a step."""
         self.note("step")
-        first = next(t for name, t in self.events if name == "step")
+        first = next(t for name, t, _ in self.events if name == "step")
         if batch + 1 >= _LEAST and time.monotonic() - first > SECONDS:
             self.model.stop_training = True
 
@@ -90,6 +91,45 @@ def _between(events, first, second):
     return times[second] - times[first] if first in times and second in times else 0.0
 
 
+def _durations(events, begun):
+    """What took how long.
+
+    Args:
+        events: (name, seconds) by one clock, in order.
+        begun: The same clock's seconds when the probe began.
+    """
+    batches = _gaps(events, "test")
+    ended = "test_end" if any(name == "test_end" for name, _ in events) else "step"
+    tests = [t for name, t in events if name == "test"]
+    return {
+        "build": events[0][1] - begun,
+        "first_step": next(t for n, t in events if n == "step") - events[0][1],
+        "step": _rate(_gaps(events, "step")),
+        "tile": _rate(batches),
+        "first_tile": tests[0] - dict(events)["test_begin"] if tests else 0.0,
+        "epoch_end": _between(events, ended, "epoch_end"),
+        "picture": _between(events, "epoch_end", "end"),
+        "save": _between(events, "save", "saved"),
+    }
+
+
+def _machine():
+    """Seconds that all processes of this machine have computed; None where it does not say."""
+    try:
+        fields = [int(n) for n in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
+    except (OSError, ValueError, IndexError):
+        return None
+    idle = fields[3] + fields[4]
+    return (sum(fields) - idle) / os.sysconf("SC_CLK_TCK")
+
+
+def _others(computed, own, seconds):
+    """Cores that other processes kept busy, on average."""
+    if computed is None or seconds <= 0:
+        return None
+    return max(0.0, _machine() - computed - own) / seconds
+
+
 def probe(experiment, limit=None):
     """Runs some steps, a piece of validation and all that ends an epoch, in a scratch folder.
 
@@ -98,17 +138,22 @@ def probe(experiment, limit=None):
         limit: Bytes of memory that the run may take; None takes what is free now.
 
     Returns:
-        Dict of seconds (`build` until the first step begins, `first_step`, `step`, `first_tile`,
-        `tile`, `epoch_end`, `picture`, `save`), `tiles` (validation batches of a whole pass),
-        `memory` and `disk` in bytes, and `picture_bytes`.
+        Dict of seconds by the clock (`build` until the first step begins, `first_step`, `step`,
+        `first_tile`, `tile`, `epoch_end`, `picture`, `save`); `core`, the same in core-seconds, as
+        the process counted them; `others`, how many cores other processes kept busy meanwhile
+        (None where the system does not say); `tiles` (validation batches of a whole pass), `memory`
+        and `disk` in bytes, and `picture_bytes`.
 
     Raises:
         CodedError: KUG-T06 before any step is made, where the graph says that it will not fit;
             otherwise as `training.run`.
     """
-    start = time.monotonic()
+    begun = time.monotonic(), time.process_time()
+    computed = _machine()
     with tempfile.TemporaryDirectory() as scratch:
-        return _probe(experiment, limit, Path(scratch), start)
+        found = _probe(experiment, limit, Path(scratch), begun)
+    seconds, own = time.monotonic() - begun[0], time.process_time() - begun[1]
+    return found | {"others": _others(computed, own, seconds)}
 
 
 def _probe(experiment, limit, folder, begun):
@@ -135,23 +180,11 @@ def _probe(experiment, limit, folder, begun):
         raise _exhausted(short, plan, model, train.element_spec) from error
     finally:
         session.close()
-    events, start = watch.events, time.monotonic()
+    watch.note("save")
     session.checkpoint.save()
-    saved = time.monotonic() - start
-    steps, batches = _gaps(events, "step"), _gaps(events, "test")
-    ended = "test_end" if any(name == "test_end" for name, _ in events) else "step"
-    result = {
-        "build": events[0][1] - begun,
-        "first_step": next(t for n, t in events if n == "step") - events[0][1],
-        "step": _rate(steps),
-        "tile": _rate(batches),
-        "epoch_end": _between(events, ended, "epoch_end"),
-        "picture": _between(events, "epoch_end", "end"),
-        "save": saved,
-        "tiles": tiles,
-    }
-    tests = [t for name, t in events if name == "test"]
-    result["first_tile"] = tests[0] - dict(events)["test_begin"] if tests else 0.0
+    watch.note("saved")
+    clock, core = ([(e[0], e[n]) for e in watch.events] for n in (1, 2))
+    result = {**_durations(clock, begun[0]), "core": _durations(core, begun[1]), "tiles": tiles}
     pictures = sum(f.stat().st_size for f in folder.rglob("translations_*.png"))
     files = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
     # While a checkpoint is replaced, there are two.
@@ -160,7 +193,7 @@ def _probe(experiment, limit, folder, begun):
         "picture_bytes": pictures,
         "disk": files + twice,
         "memory": _memory(),
-        "steps": len(steps) + 1,
+        "steps": sum(name == "step" for name, _ in clock),
         "batch_size": plan.configuration(experiment.spatial_dims).batch_size,
     }
 
@@ -200,12 +233,13 @@ def main(request, result):
     # Where memory runs out, this process is the one to end, and no other.
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
-    start = time.time() - data["started"]
+    start, loaded = time.time() - data["started"], time.process_time()
     try:
         found = probe(from_dict(Experiment, data["experiment"], "experiment"), data["limit"])
     except CodedError as error:
         write_json(result, {"error": list(error.args)})
         return
+    found["core"]["start"] = loaded
     write_json(result, {"found": found | {"start": start}})
 
 

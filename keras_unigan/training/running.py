@@ -13,10 +13,10 @@ import tensorflow as tf
 
 from keras_unigan import callbacks
 from keras_unigan.config import Experiment, Plan, read_json, write_json
-from keras_unigan.data import audit, datasets
+from keras_unigan.data import audit, datasets, records
 from keras_unigan.errors import CodedError
 from keras_unigan.training import fitting, transfer
-from keras_unigan.training.building import build_model, translates
+from keras_unigan.training.building import build_model, labelled_fraction, translates
 from keras_unigan.training.devices import Workers, strategy_for
 from keras_unigan.training.session import Session
 
@@ -68,6 +68,9 @@ def _with_horizon(experiment):
 def _parts(experiment, start_step=0, seen=None):
     """Streams, plan and game of an experiment."""
     options, dims = experiment.train, experiment.spatial_dims
+    if options.labelled_fraction is None:
+        share = labelled_fraction(experiment.model)
+        options = dataclasses.replace(options, labelled_fraction=share)
     if experiment.deterministic:
         # TensorFlow then refuses random operations without a seed, also before the game is built.
         keras.utils.set_random_seed(experiment.seed)
@@ -305,7 +308,11 @@ def _record(folder, experiment, state, status, seconds, report):
         "versions": {"python": platform.python_version(), **versions},
         "config": experiment,
         "seed": experiment.seed,
-        "inputs": {"shards": os.fspath(experiment.shards)},
+        "inputs": {
+            "shards": os.fspath(experiment.shards),
+            # The manifest holds the sha256 of each shard.
+            "shards_sha256": records.sha256(os.path.join(experiment.shards, "shards.json")),
+        },
         "outputs": {"run": str(folder), "epochs": state.epochs, "steps": state.steps},
         "seconds": seconds,
     }

@@ -224,7 +224,8 @@ def _grown(model, role, plan, kind):
             else Labels(classes={**labels.classes, "\0": (free,)}),
         )
     options = {k: v for k, v in model.get_config().items() if k not in (*model.roles, "plan")}
-    own, more = (type(model).network_arguments(p, **options)[role] for p in (plan, larger))
+    inputs = plan.inputs(model.network.spatial_dims)
+    own, more = (type(model).network_arguments(p, inputs, **options)[role] for p in (plan, larger))
     network, changed = getattr(model, role), {k: v for k, v in more.items() if v != own[k]}
     if not changed:
         return None

@@ -427,6 +427,22 @@ def test_planted_twins_are_found(name, scans):
     assert splits_now == {"train"}
 
 
+@pytest.mark.parametrize("modality", ["ct", "t1", "xray"])
+def test_plain_images_are_no_twins_of_each_other(modality):
+    """Phantoms are so alike that thumbnails hardly tell them apart: the limit rises with that."""
+    images = {s: np.float32(phantoms.volume(s, modality, (64, 64, 16))[0]) for s in range(10)}
+    images[10] = images[3] * 1.7
+    thumbnails = {key: duplicates.thumbnail(image) for key, image in images.items()}
+    groups = {key: "train" if key < 6 else "test" for key in images}
+    kinds = dict.fromkeys(images, modality)
+    limits = duplicates.limits(thumbnails, kinds, {key: key for key in images})
+    assert [(a, b) for a, b, _ in duplicates.near(thumbnails, groups, limits)] == [(3, 10)]
+    if modality == "ct":
+        assert len(duplicates.near(thumbnails, groups)) > 10
+    few = {key: thumbnails[key] for key in (3, 10)}
+    assert set(duplicates.limits(few, kinds, groups).values()) == {duplicates.SIMILAR}
+
+
 def test_thumbnails_of_many_cases_are_compared_in_blocks(monkeypatch):
     monkeypatch.setattr(duplicates, "_BLOCK", 3)
     rng = np.random.default_rng(1)

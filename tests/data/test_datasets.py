@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from keras_unigan.config import Plan, TrainOptions
-from keras_unigan.data import augmentation, catalogue, datasets, records, sampling
+from keras_unigan.data import augmentation, catalogue, datasets, phantoms, records, sampling
 from keras_unigan.errors import CodedError
 from keras_unigan.layers import IntensityNormalization, equalize
 
@@ -419,6 +419,35 @@ def test_cases_without_labels(tmp_path):
     train, val, _ = datasets.load(shards, options=dataclasses.replace(OPTIONS, patch_size=(16, 16)))
     assert val is None
     assert all((batch["label_map"].numpy() == 255).all() for batch in train)
+
+
+@pytest.fixture(scope="module")
+def half_labelled(tmp_path_factory):
+    """Two modalities; the training cases of one of them have no labels."""
+    folder = tmp_path_factory.mktemp("half")
+    options = {"modalities": ("ct", "t1"), "subjects_per_modality": 3, "size": 24, "depth": 4}
+    whole = phantoms.write_study(folder / "whole", **options)
+    unlabelled = [n for n, case in enumerate(whole.cases) if case.modality == "t1"]
+    return phantom_shards.write(folder, unlabelled=unlabelled, **options)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "count", "cache"),
+    [
+        (0.75, 30, 0.0),
+        (1.0, 40, 1.0),
+        pytest.param(None, 20, 1.0, marks=pytest.mark.slow),
+        pytest.param(0.75, 30, 1.0, marks=pytest.mark.slow),
+        pytest.param(0.0, 0, 0.0, marks=pytest.mark.slow),
+    ],
+)
+def test_cases_with_labels_get_their_share(half_labelled, fraction, count, cache):
+    options = dataclasses.replace(OPTIONS, patch_size=(16, 16), labelled_fraction=fraction)
+    batches = load(half_labelled, 10, options, cache_gib=cache)
+    assert (stacked(batches, "domain") == 0).sum() == count
+    labelled = (stacked(batches, "label_map") != 255).any(axis=(1, 2))
+    assert labelled.sum() == count
+    assert equal(load(half_labelled, 3, options, cache_gib=cache, start_step=7), batches[7:])
 
 
 def test_the_plan_beside_the_shards_may_change_sizes(shards, tmp_path):

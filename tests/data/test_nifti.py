@@ -1,6 +1,8 @@
 """NIfTI in and out: every statement about place is checked in world coordinates."""
 
 import gzip
+import sys
+import zlib
 
 import nibabel as nib
 import numpy as np
@@ -211,6 +213,23 @@ def test_good_bytes_are_good():
     volume = nifti.read_bytes(good_bytes(), "scan.nii")
     np.testing.assert_array_equal(volume.array.ravel(), np.arange(24))
     assert nifti.read_bytes(good_bytes(np.full((2, 2, 2), np.nan)), "n.nii").shape == (2, 2, 2)
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_packed_bytes_with_and_without_isal(installed, monkeypatch):
+    if installed:
+        pytest.importorskip("isal")
+    else:
+        monkeypatch.setitem(sys.modules, "isal", None)
+    data = bytes(range(256)) * 999
+    packed = gzip.compress(data)
+    assert nifti.gunzip(packed + packed) == data + data
+    with pytest.raises(EOFError):
+        nifti.gunzip(packed[:-20])
+    with pytest.raises(gzip.BadGzipFile):
+        nifti.gunzip(packed[:-8] + bytes(8))
+    with pytest.raises(zlib.error):
+        nifti.gunzip(packed[:10] + b"\x07" * 40)
 
 
 def test_missing_file(tmp_path):

@@ -62,6 +62,25 @@ def test_statistics_leave_the_background_out():
     assert preprocessing.statistics(image)[0] == pytest.approx(image.mean())
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "float32"])
+def test_statistics_of_any_type_and_layout(dtype):
+    """Percentiles of 16 bits are counted: they must be those of NumPy to the last bit."""
+    rng = np.random.default_rng(4)
+    for size in (2, 3, 40, 400):
+        values = rng.normal(90, 40, (size, 3, 2)).clip(0, 255).astype(dtype)
+        image = np.zeros((size + 2, 5, 4), dtype)
+        image[1:-1, 1:-1, 1:-1] = values
+        inside = image[image != 0].astype(np.float32)
+        for stored in (image, np.asfortranarray(image)[::-1, :, ::-1]):
+            got = preprocessing.statistics(stored)
+            want = np.percentile(inside, (0.5, 99.5)).astype(np.float32)
+            np.testing.assert_array_equal(got[2:], want)
+            mask = preprocessing.nonbackground(stored)
+            box = preprocessing.crop_box(stored, mask)
+            np.testing.assert_array_equal(preprocessing.statistics(stored[box], mask[box]), got)
+            assert mask[box].sum() == len(inside)
+
+
 def test_crop_box():
     image = np.full((6, 7, 8), 2.0)
     image[2:4, 3, 5:7] = 0.0
@@ -131,6 +150,24 @@ def test_labels_are_resampled_as_one_hot_maps(nearest_axis):
     np.testing.assert_array_equal(got, expected)
     same = preprocessing.resample_labels(index_map, index_map.shape, 3)
     np.testing.assert_array_equal(same, index_map)
+
+
+@pytest.mark.parametrize("nearest_axis", [None, 0])
+@pytest.mark.parametrize("shape", [(11, 3, 9), (5, 14, 21)])
+def test_few_labels_are_resampled_where_they_are(shape, nearest_axis):
+    """Most of a volume has one index: the shares of the others are looked at only near them."""
+    index_map = np.full((7, 12, 10), 2, np.uint8)
+    index_map[2:4, 5:9, 1:3] = 1
+    index_map[4, 6:8, 2:7] = 255
+    index_map[0, 0, 9] = 0
+    shares = [
+        preprocessing.resample(index_map == v, shape, "linear", nearest_axis)
+        for v in (0, 1, 2, 255)
+    ]
+    expected = np.array([0, 1, 2, 255])[np.argmax(shares, axis=0)]
+    got = preprocessing.resample_labels(index_map, shape, 3, nearest_axis)
+    np.testing.assert_array_equal(got, expected)
+    assert set(np.unique(got)) >= {1, 2}
 
 
 def test_target_shape():

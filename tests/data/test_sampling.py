@@ -175,3 +175,25 @@ def test_tiles_count_every_voxel_once(shape, patch):
         assert (counted >= 0).all()
         np.add.at(seen, tuple(counted.T), 1)
     assert (seen == 1).all()
+
+
+def test_two_lists_of_modalities_share_the_draws():
+    schedule = sampling.Schedule(SUBJECTS[:1], 5, SUBJECTS[1:], 0.25)
+    found = draws(schedule, 400)
+    labelled = found[:, 0] == 0
+    assert labelled.sum() == 100
+    # Evenly spread, and each list balanced within itself.
+    assert (labelled.reshape(-1, 4).sum(axis=1) == 1).all()
+    assert (np.sort(found[~labelled, 0].reshape(-1, 2), axis=1) == [1, 2]).all()
+    assert set(found[found[:, 0] == 1, 1]) == {4, 5}
+    assert set(found[found[:, 0] == 2, 1]) == {6}
+
+
+@pytest.mark.parametrize("others", [[], SUBJECTS[1:]])
+def test_visits_say_where_each_stream_stands(others):
+    schedule = sampling.Schedule([SUBJECTS[0], SUBJECTS[2]], 5, others, 0.4 if others else 1.0)
+    found = draws(schedule, 50)[:, 0]
+    for draw in (0, 1, 7, 23, 50):
+        expected = np.bincount(found[:draw], minlength=schedule.count)
+        visits = schedule.visits(tf.constant(draw, tf.int64)).numpy()
+        assert visits.tolist() == expected.tolist()

@@ -219,7 +219,7 @@ def test_in_place_is_refused(tmp_path):
 def test_nothing_to_scrub(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.txt").write_text("x")
-    with pytest.raises(CodedError, match=r"KUG-D01.*no NIfTI file among 1 files"):
+    with pytest.raises(CodedError, match=r"KUG-D01.*no NIfTI or DICOM image among 1 files"):
         scrub.scrub(tmp_path / "in", tmp_path / "out")
     with pytest.raises(CodedError, match="KUG-D01"):
         scrub.scrub(tmp_path / "nowhere", tmp_path / "out")

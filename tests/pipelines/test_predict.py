@@ -12,8 +12,9 @@ import keras
 import nibabel
 import numpy as np
 import pytest
+from commands import unigan
 
-from keras_unigan import cli, config, export, inference
+from keras_unigan import config, export, inference
 from keras_unigan.data import nifti, phantoms
 from keras_unigan.errors import CodedError
 from keras_unigan.networks import UNet
@@ -267,13 +268,6 @@ def test_a_worker_reports_errors_of_the_model_by_failing(house):
     volume = nifti.Volume(np.arange(64.0).reshape(4, 4, 4), np.eye(4))
     with pytest.raises(CodedError, match="KUG-S01"):
         list(handler.run_inference([handlers.Loaded(scan, volume, 0.1)], handler.load_model()))
-
-
-def unigan(*arguments):
-    """Runs a command in this process; returns its exit code."""
-    with pytest.raises(SystemExit) as stop:
-        cli.main([str(a) for a in arguments])
-    return stop.value.code or 0
 
 
 def test_command_line(house, predicted, tmp_path, capsys):

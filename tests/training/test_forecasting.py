@@ -19,7 +19,11 @@ FOUND = {
     **{"start": 6.0, "build": 2.0, "first_step": 5.0, "step": 0.5, "first_tile": 2.0},
     **{"tile": 0.1, "tiles": 30},
     **{"epoch_end": 1.0, "picture": 3.0, "save": 0.7, "memory": 10**9, "disk": 10**8},
-    **{"picture_bytes": 10**6, "steps": 20, "batch_size": 4},
+    **{"picture_bytes": 10**6, "steps": 20, "batch_size": 4, "others": 1.25},
+    "core": {
+        **{"start": 5.0, "build": 3.0, "first_step": 7.0, "step": 0.9, "first_tile": 3.0},
+        **{"tile": 0.2, "epoch_end": 1.5, "picture": 2.0, "save": 0.5},
+    },
 }
 
 
@@ -35,6 +39,15 @@ def test_a_run_from_its_probe_by_hand():
     assert (found["epochs"], found["validations"]) == (5, 3)
     steps, tiles = 5 + 99 * 0.5, 3 * 30 * 0.1 + 1.9
     assert found["seconds"] == pytest.approx(8 + steps + tiles + 5 * 1 + 5 * 3, abs=0.1)
+    # In core-seconds the same sum of what each part took of them.
+    core = 5 + 3 + 7 + 99 * 0.9 + 3 + 89 * 0.2 + 5 * 1.5 + 5 * 2
+    assert found["core_seconds"] == pytest.approx(core, abs=0.1)
+    lines = forecasting.sentences({**found, "probe": FOUND, "probe_seconds": 30})
+    assert lines[0].startswith("time: about ")
+    assert re.match(r"time: 1\.2 of \d+ cores were busy with other work", lines[1])
+    assert lines[2] == "computing: about 142 core-seconds, whatever else is running"
+    alone = {**found, "probe": {**FOUND, "others": None}, "probe_seconds": 30}
+    assert forecasting.sentences(alone)[1].startswith("computing: ")
     assert found["disk_bytes"] == 10**8 + 4 * 10**6
     assert found["memory_bytes"] == 10**9
     bare = {**FOUND, "tiles": 0, "first_tile": 0.0, "tile": 0.0, "picture_bytes": 0, "picture": 0.0}
@@ -180,7 +193,8 @@ def test_dry_run_probes_and_writes_nothing(experiment, shards, tmp_path, capsys)
     assert not (tmp_path / "run").exists()
     assert (found["steps"], found["epochs"], found["probe"]["batch_size"]) == (6, 2, 4)
     assert found["validations"] >= 1
-    assert found["seconds"] > found["probe"]["step"] > 0
+    assert {"seconds", "core_seconds"} <= set(found)
+    assert set(found["probe"]["core"]) < set(found["probe"])
     assert 2**27 < found["memory_bytes"] < 2**34
     # The probe's folder is made by the code of a run, so a run's folder is as large.
     training.run(chosen, quiet=True)

@@ -45,8 +45,16 @@ STRONGER = {
 
 # Nothing here has Python branches on tensors, and converting them takes longer than the rest.
 @tf.autograph.experimental.do_not_convert
-def augment(batch, seed, level="light", contrast_fraction=0.5, spacing=None, equalized=False):
-    """Applies what a level holds.
+def augment(
+    batch,
+    seed,
+    level="light",
+    contrast_fraction=0.5,
+    spacing=None,
+    equalized=False,
+    painted=contrast.PAINTED,
+):
+    """Applies what a level holds; all channels of an image change alike, but for noise.
 
     Args:
         batch: Dict with `image` in [-1, 1] and `label_map`; a `real` image, the same as its own
@@ -57,6 +65,7 @@ def augment(batch, seed, level="light", contrast_fraction=0.5, spacing=None, equ
             `contrasted` with this seed.
         spacing: Voxel size of each axis, so that rotations are rotations in mm.
         equalized: Whether samples of random contrast are equalized.
+        painted: Share of those that are painted; see `contrast.random_contrast`.
 
     Returns:
         The same dict with all of them changed.
@@ -81,5 +90,5 @@ def augment(batch, seed, level="light", contrast_fraction=0.5, spacing=None, equ
             options = {k: tf.where(changed, *pair) for k, pair in STRONGER[name].items()}
         batch = AUGMENTATIONS[name](batch, seed, **options)
         if name == "warp" and changed is not None:
-            batch = contrast.random_contrast(batch, seed, changed, equalized)
+            batch = contrast.random_contrast(batch, seed, changed, equalized, painted)
     return {**batch, **real}

@@ -91,7 +91,7 @@ def contrasted(seed, count, fraction):
     return tf.random.stateless_uniform([count], geometry.sub_seed(seed, 100)) < fraction
 
 
-def random_contrast(batch, seed, changed, equalized=False):
+def random_contrast(batch, seed, changed, equalized=False, painted=PAINTED):
     """Gives samples a random contrast.
 
     Args:
@@ -100,13 +100,17 @@ def random_contrast(batch, seed, changed, equalized=False):
         changed: bool (batch,), which samples.
         equalized: Whether those are then equalized, as images of unknown modality are in
             prediction (`config.Plan.unknown`).
+        painted: Share of the changed samples that are painted; 0 where the channels are slices, as
+            the label map is of one of them.
     """
     image, count = batch["image"], tf.shape(batch["image"])[0]
     shape = [-1, *[1] * (image.shape.rank - 1)]
     curved = apply_curves(image, random_curves(seed, count))
-    painted = tf.random.stateless_uniform([count], geometry.sub_seed(seed, 104)) < PAINTED
-    painted = paint(curved, batch["label_map"], seed), tf.reshape(painted, shape)
-    result = tf.where(painted[1], painted[0], curved)
+    result = curved
+    if painted:
+        drawn = tf.random.stateless_uniform([count], geometry.sub_seed(seed, 104)) < painted
+        made = paint(curved, batch["label_map"], seed)
+        result = tf.where(tf.reshape(drawn, shape), made, curved)
     if equalized:
         # Background is what it was in the image; a curve may make tissue just as dark.
         result = equalize(tf.where(image > EDGE - 1, tf.maximum(result, EDGE / 2 - 1), -1.0))

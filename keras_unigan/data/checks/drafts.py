@@ -80,6 +80,12 @@ def _case_findings(entry, head, ids, splits):
             "KUG-D08", "error", f"modality {case.modality!r}", f"one of {list(head.modalities)}",
             fix="add it to modalities in study.json, or correct the case",
         )  # fmt: skip
+    if head.channels > 1 and case.channel is not None:
+        yield entry.finding(
+            "KUG-D36", "error", f"channel {case.channel} alone", f"{head.channels} channels",
+            "All images of a study have as many.",
+            'leave "channel" out of the case, or "channels" out of the study',
+        )  # fmt: skip
     if ids.setdefault(case.id, entry.number) != entry.number:
         yield entry.finding(
             "KUG-D13", "error", f"the case a second time (first: case {ids[case.id]})",

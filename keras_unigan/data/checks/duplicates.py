@@ -9,8 +9,9 @@ much, or mirrored, as long as voxels kept their values: the smallest hashes of a
 The threshold of thumbnails was set on what was measured, with nothing held back: over 189 scans of
 brains, prostates and hippocampi, two subjects of one data set and modality correlate by 0.926 at
 most, mirrored or not; copies of a third of them with noise (5 % of the standard deviation), another
-gain, gamma 0.8, blur or 0.8 times the voxels by 0.967 at least. Phantoms of plain ellipsoids
-correlate by up to 0.99, so it is a warning. Two subjects share 6 % of their runs at most; three
+gain, gamma 0.8, blur or 0.8 times the voxels by 0.967 at least. Where all images of a modality are
+alike (phantoms of plain ellipsoids correlate by up to 0.99), the threshold rises with what is usual
+among them; see `limits`. Two subjects share 6 % of their runs at most; three
 quarters of an image along each axis share 26 % with the whole at least (8-bit prostates), an image
 that lost a voxel on every side 78 %. A copy that was cropped into the anatomy and got other values
 as well can be missed (correlation 0.86).
@@ -28,6 +29,8 @@ SIDE = 16
 """Voxels of a thumbnail along each axis."""
 SIMILAR = 0.955
 """Correlation from which two thumbnails are near-duplicates."""
+_SPREAD = 8.0  # how much closer than usual a copy must be
+_SAMPLE = 64  # images of a modality that say what is usual
 _REDUCED = 40  # voxels along an axis before the thumbnail is cut
 _HIGH_PASS = 1.0  # voxels of the thumbnail
 _BLOCK = 2048
@@ -52,6 +55,9 @@ def signature(volume):
     array = np.ascontiguousarray(nifti.to_ras(volume).array, np.float32)
     digest = hashlib.blake2b(repr(array.shape).encode(), digest_size=16)
     digest.update(array)
+    if array.ndim > 3:
+        # Sums of channels show the same places, and are the same where the values are.
+        array = np.ascontiguousarray(array.sum(axis=-1))
     return digest.hexdigest(), thumbnail(array), sketch(array)
 
 
@@ -155,13 +161,52 @@ def same_content(hashes):
     return pairs
 
 
+def limits(thumbnails, kinds, subjects):
+    """From which correlation on two images of a kind are near-duplicates.
+
+    `SIMILAR`; more where even the quarter of pairs that are least alike is close to it, as then
+    thumbnails tell subjects badly apart. Of the data that `SIMILAR` was set on this holds for T1
+    brains alone (0.967).
+
+    Args:
+        thumbnails: Key -> array of `thumbnail`.
+        kinds: Key -> modality.
+        subjects: Key -> subject; two images of one say nothing about what is usual.
+
+    Returns:
+        Dict key -> correlation.
+    """
+    keys_of: dict = {}
+    for key, image in thumbnails.items():
+        keys_of.setdefault((kinds[key], image.shape), []).append(key)
+    found = {}
+    for (_, shape), keys in keys_of.items():
+        # Evenly over all of them: neighbours in a list are often of one site.
+        chosen = keys[:: -(-len(keys) // _SAMPLE)]
+        score = _closeness(thumbnails, chosen, chosen, shape)
+        own = [subjects[key] for key in chosen]
+        pairs = [score[i, j] for j in range(len(own)) for i in range(j) if own[i] != own[j]]
+        usual = np.quantile(pairs, 0.25) if len(pairs) > 2 else 0.0
+        limit = max(SIMILAR, 1.0 - (1.0 - float(usual)) / _SPREAD)
+        found |= dict.fromkeys(keys, limit)
+    return found
+
+
+def _closeness(thumbnails, rows, columns, shape):
+    """Correlation of each image with each other one, mirrored or not, whichever is higher."""
+    axes = [a + 1 for a, size in enumerate(shape) if size > 1]
+    turns = [c for n in range(len(axes) + 1) for c in itertools.combinations(axes, n)]
+    left, right = _stack(thumbnails, rows), _stack(thumbnails, columns)
+    return np.max([_flat(left) @ _flat(np.flip(right, t)).T for t in turns], axis=0)
+
+
 def near(thumbnails, groups, threshold=SIMILAR):
     """Pairs of images in different groups whose thumbnails correlate, mirrored or not.
 
     Args:
         thumbnails: Key -> array of `thumbnail`.
         groups: Key -> split or subject; keys of one group are not compared, nor those without.
-        threshold: Least correlation.
+        threshold: Least correlation, or key -> that of each image; of two the higher one counts.
 
     Returns:
         List of (key, key, correlation), the earlier key first, the closest pair first.
@@ -176,13 +221,13 @@ def near(thumbnails, groups, threshold=SIMILAR):
         own = np.array([numbers[groups[k]] for k in keys])
         if len(numbers) < 2:
             continue
-        axes = [a + 1 for a, size in enumerate(shape) if size > 1]
-        turns = [c for n in range(len(axes) + 1) for c in itertools.combinations(axes, n)]
+        least = [threshold[k] if isinstance(threshold, dict) else threshold for k in keys]
+        least = np.array(least)
         for i, j in itertools.combinations_with_replacement(range(0, len(keys), _BLOCK), 2):
             rows, columns = (slice(n, n + _BLOCK) for n in (i, j))
-            left, right = (_stack(thumbnails, keys[part]) for part in (rows, columns))
-            score = np.max([_flat(left) @ _flat(np.flip(right, t)).T for t in turns], axis=0)
-            good = (score > threshold) & (own[rows, None] != own[None, columns])
+            score = _closeness(thumbnails, keys[rows], keys[columns], shape)
+            good = score > np.maximum(least[rows, None], least[None, columns])
+            good &= own[rows, None] != own[None, columns]
             found += [
                 (keys[i + r], keys[j + c], float(score[r, c]))
                 for r, c in np.argwhere(good)

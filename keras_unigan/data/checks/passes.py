@@ -8,7 +8,8 @@ counts.
 import collections
 import os
 
-from keras_unigan.data import nifti, preprocessing
+from keras_unigan.config import ALL_CHANNELS
+from keras_unigan.data import nifti, preprocessing, volumes
 from keras_unigan.data.checks import (
     drafts,
     duplicates,
@@ -18,6 +19,7 @@ from keras_unigan.data.checks import (
     whole,
 )
 from keras_unigan.data.checks.findings import Report, of_study, worst_first
+from keras_unigan.errors import CodedError
 
 
 class _Pass:
@@ -42,7 +44,9 @@ class _Pass:
             self.found.append(scans.missing(entry, path, name, part, self.used))
             return None
         self.files += 1
-        scan = scans.open_scan(path, entry.case.channel if part == "image" else None)
+        channels = self.draft.study.channels
+        kept = ALL_CHANNELS if channels > 1 else entry.case.channel
+        scan = scans.open_scan(path, kept if part == "image" else None)
         self.found += scans.outside_findings(entry, scan, path, part)
         self.found += scans.sidecar_findings(entry, path, part)
         if scan.volume is not None:
@@ -81,6 +85,11 @@ class _Pass:
             return
         volume = self.open(entry, entry.case.image, "image")
         if volume is None:
+            return
+        try:
+            volumes.check_channels(volume, self.draft.study.channels, path)
+        except CodedError as error:
+            self.found.append(entry.of_error(error, "image"))
             return
         self.found += voxels.image_findings(entry, volume.array)
         if label is not None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from keras_unigan.config import IGNORE, SPLITS, Study
+from keras_unigan.config import ALL_CHANNELS, IGNORE, SPLITS
 from keras_unigan.data import cases as case_files
 from keras_unigan.data import nifti, preprocessing
 from keras_unigan.data.checks import drafts, geometry, scans, voxels
@@ -23,7 +23,7 @@ from keras_unigan.errors import CodedError
 
 _KEPT = 0.9
 """Share of the labelled volume that must arrive on the image's grid."""
-_UNUSABLE = ("KUG-D01", "KUG-D07", "KUG-D10", "KUG-D11", "KUG-D12")
+_UNUSABLE = ("KUG-D01", "KUG-D07", "KUG-D10", "KUG-D11", "KUG-D12", "KUG-D36")
 _REPAIRABLE = ("KUG-D03", "KUG-D04", "KUG-D05", "KUG-D06", "KUG-D07")
 
 
@@ -98,7 +98,9 @@ def repair(path, report, twins, folder):
         raise CodedError("KUG-D14", path, "no case that could be kept", "one at least")
     head = draft.study
     schemes = {m: s for m, s in head.normalization.items() if m in present}
-    study = Study(head.name, modalities, draft.labels, tuple(cases), head.folder, schemes)
+    study = dataclasses.replace(
+        head, modalities=modalities, labels=draft.labels, cases=tuple(cases), normalization=schemes
+    )
     output = folder / "study.json"
     case_files.relative_to(study, output).save(output)
     return Repairs(str(output), done, left)
@@ -156,7 +158,8 @@ def _repair_case(draft, entry, found, folder):
     volumes, changed = {}, set()
     for part, path in paths.items():
         if path is not None:
-            scan = scans.open_scan(path, case.channel if part == "image" else None)
+            kept = ALL_CHANNELS if draft.study.channels > 1 else case.channel
+            scan = scans.open_scan(path, kept if part == "image" else None)
             if scan.error is not None:
                 raise scan.error
             volumes[part] = scan.volume

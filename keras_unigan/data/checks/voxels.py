@@ -28,7 +28,7 @@ def image_findings(entry, array):
 
     Args:
         entry: The case.
-        array: Shape (x, y, z), any numeric type.
+        array: Shape (x, y, z) or (x, y, z, channels), any numeric type.
     """
     finite = array
     if array.dtype.kind == "f":
@@ -52,7 +52,8 @@ def image_findings(entry, array):
         )  # fmt: skip
         return
     yield from _range(entry, low, high)
-    yield from _clipped(entry, array, high)
+    several = np.moveaxis(array, -1, 0) if array.ndim > 3 else [array]
+    yield from next(filter(None, (list(_clipped(entry, a, high)) for a in several)), [])
 
 
 def _range(entry, low, high):

@@ -220,7 +220,11 @@ def copy_findings(entries, hashes, thumbnails, sketches):
             )
         )
     splits = {e.number: e.case.split for e in entries}
-    near = [(a, b, f"correlation {n:.3f}") for a, b, n in duplicates.near(thumbnails, splits)]
+    kinds = {e.number: e.case.modality for e in entries}
+    subjects = {e.number: e.case.subject for e in entries}
+    limits = duplicates.limits(thumbnails, kinds, subjects)
+    close = duplicates.near(thumbnails, splits, limits)
+    near = [(a, b, f"correlation {n:.3f}") for a, b, n in close]
     near += [
         (a, b, f"{n:.0%} of its runs of voxels")
         for a, b, n in duplicates.same_runs(sketches, splits)
@@ -239,7 +243,8 @@ def copy_findings(entries, hashes, thumbnails, sketches):
                 "warning",
                 f"an image much like {of[a].name} ({of[a].case.split}; {how}) "
                 f"in {of[b].case.split}",
-                f"below {duplicates.SIMILAR} and {duplicates.SHARED:.0%} between splits",
+                f"below {max(limits.get(k, 0.0) for k in (a, b)) or duplicates.SIMILAR:.3f} and "
+                f"{duplicates.SHARED:.0%} between splits",
                 "Perhaps one scan under two names: then scores are too good.",
                 "look at both; unigan check STUDY --fix DIR writes a regrouped study",
                 "image",

@@ -39,6 +39,7 @@ class Found:
         name: Name of the study, or None.
         normalization: As of a study.
         left: Scans that are not used, as their names say that they were made of others.
+        channels: As of a study.
     """
 
     cases: tuple[Case, ...]
@@ -47,6 +48,7 @@ class Found:
     name: str | None = None
     normalization: dict[str, str] = dataclasses.field(default_factory=dict)
     left: tuple[str, ...] = ()
+    channels: int = 1
 
 
 def listed(names, limit=10):

@@ -16,7 +16,7 @@ NAME = "unigan.json"
 VERSION = 1
 _KEYS = (
     *("version", "layout", "name", "modalities", "labels", "regions", "cases", "order", "files"),
-    "normalization",
+    *("normalization", "channels"),
 )
 _FIELDS = tuple(f.name for f in dataclasses.fields(Case) if f.name not in ("image", "channel"))
 
@@ -82,6 +82,8 @@ def difference(found, wanted, path, layout, files=None):
         data["name"] = wanted.name
     if found.modalities != wanted.modalities:
         data["modalities"] = list(wanted.modalities)
+    if found.channels != wanted.channels:
+        data["channels"] = wanted.channels
     if found.normalization != wanted.normalization:
         data["normalization"] = wanted.normalization
     scheme = _scheme(wanted.labels)
@@ -157,6 +159,7 @@ def apply(found, path):
         tuple(data.get("modalities", found.modalities)),
         data.get("name", found.name),
         data.get("normalization", found.normalization),
+        channels=data.get("channels", found.channels),
     )
 
 

@@ -41,13 +41,23 @@ def convert(study, layout, output, overwrite=False, dry_run=False):
         Sentences on what other software will not take.
 
     Raises:
-        CodedError: KUG-T02 for an unknown layout or a table of another ending, KUG-E02 when
+        CodedError: KUG-T02 for an unknown layout, one that cannot hold the images, or a table of
+            another ending, KUG-E02 when
             something lies at `output`, those of `cases.check_study`, KUG-D07 for damaged files,
             KUG-D08 for URIs, KUG-D10 for other files than NIfTI.
     """
     if layout not in WRITERS:
         hint = did_you_mean(layout, WRITERS)
         raise CodedError("KUG-T02", "--to", f"{layout!r}{hint}", f"one of {list(WRITERS)}")
+    if layout == "msd" and study.channels > 1:
+        raise CodedError(
+            "KUG-T02",
+            "--to",
+            f"msd of images of {study.channels} channels",
+            "another layout",
+            "MSD names a modality for each channel of a file.",
+            "--to nnunet or csv",
+        )
     output = Path(output).resolve()
     if layout == "csv" and output.suffix.lower() != ".csv":
         raise CodedError("KUG-T02", "--output", f"{output.name}", "a name ending in .csv")
@@ -71,9 +81,8 @@ def convert(study, layout, output, overwrite=False, dry_run=False):
 def _write(study, layout, path):
     """Writes, reads back with the layout's reader alone, and notes what is then missing."""
     written = WRITERS[layout](study, path)
-    wanted = Found(
-        tuple(written.cases), study.labels, study.modalities, study.name, study.normalization
-    )
+    head = (study.labels, study.modalities, study.name, study.normalization)
+    wanted = Found(tuple(written.cases), *head, channels=study.channels)
     # The reader of an MSD file with few channels asks the sidecar for their names.
     early = {"version": sidecar.VERSION, "layout": layout, "files": written.files}
     sidecar.write(path, early)
