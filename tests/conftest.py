@@ -12,6 +12,32 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
+SLOW = frozenset((ROOT / "tests" / "slow.txt").read_text(encoding="utf-8").splitlines()[1:])
+
+
+# Before pytest looks which tests are asked for.
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Marks the tests of `slow.txt`; keeps a file's tests, and all with one model, in one process.
+
+    A test of `slow.txt` that is not there any more is named, where its file was collected whole.
+    """
+    found = {item.nodeid for item in items}
+    files = {name.split("::")[0] for name in found}
+    gone = sorted(name for name in SLOW - found if name.split("::")[0] in files)
+    if gone and not any("::" in argument for argument in config.args):
+        raise pytest.UsageError(f"tests/slow.txt names tests that are not there: {gone}")
+    parallel = config.pluginmanager.hasplugin("xdist")
+    for item in items:
+        if item.nodeid in SLOW:
+            item.add_marker(pytest.mark.slow)
+        if parallel:
+            file = item.nodeid.split("::")[0]
+            # Exporting a model and checking it is dear, and done once a process.
+            group = "exported" if "exported" in item.fixturenames else file
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
 def pytest_collection_finish(session):
     """Two logical CPU devices, so that MirroredStrategy has two replicas to test with.
 

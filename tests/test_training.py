@@ -12,7 +12,7 @@ import tensorflow as tf  # noqa: F401  (at the top: see conftest.pytest_collecti
 
 from keras_unigan import training
 from keras_unigan.config import Experiment, Labels, Plan, TrainOptions
-from keras_unigan.data import datasets
+from keras_unigan.data import datasets, records
 from keras_unigan.errors import CodedError
 from keras_unigan.systems import SYSTEMS
 
@@ -216,7 +216,8 @@ def test_a_run_folder_is_complete(whole, shards, plan):
     (entry,) = json.loads((folder / "run.json").read_text())
     assert (entry["command"], entry["status"], entry["seed"]) == ("train", "finished", 0)
     assert entry["versions"]["keras"] == keras.__version__
-    assert entry["inputs"] == {"shards": str(shards)}
+    digest = records.sha256(shards / "shards.json")
+    assert entry["inputs"] == {"shards": str(shards), "shards_sha256": digest}
 
 
 def test_progress_is_told(whole):

@@ -76,5 +76,5 @@ def test_wrong_arguments_are_named():
     volume = np.zeros((4, 4, 4), np.float32)
     with pytest.raises(ValueError, match=r"overlap < 1, got \(4, 4, 4\), \(4, 4\), 4 and 1"):
         windows.sliding_window(volume, lambda x: x, (4, 4), overlap=1)
-    with pytest.raises(ValueError, match=r"keep batch and patch \(4, 4, 4, 1\), got \(2, 4, 4, 1"):
+    with pytest.raises(ValueError, match=r"keep batch and patch \(4, 4, 4\), got \(2, 4, 4, 1"):
         windows.sliding_window(volume, lambda x: x[:2], (4, 4))
