@@ -192,6 +192,7 @@ class Batcher:
             feeds = {name: np.concatenate([task.feeds[name] for task in tasks]) for name in names}
             outputs = run(feeds, _left(tasks))
         except Exception:
+            # Whatever it was, one request may be at fault: each is then run alone, and told.
             return False
         ends = np.cumsum([task.size for task in tasks])
         if any(not array.ndim or len(array) != ends[-1] for array in outputs.values()):

@@ -226,11 +226,13 @@ def serve(options):
     access_log.addHandler(handler)
     access_log.setLevel(logging.INFO)
     access_log.propagate = False
-    # Not a `threading.Event`: a handler runs in the main thread, and would wait for ever for the
-    # lock that this thread holds on its way into `wait`.
+    # The signal itself writes into the pipe, in C: a Python handler would wait for the main thread,
+    # which may be on its way into `read` already, or into the lock of an `Event`.
     over, end = os.pipe()
+    os.set_blocking(end, False)
     signals = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(number, lambda *_: os.write(end, b"x")) for number in signals]
+    wakeup = signal.set_wakeup_fd(end)
+    before = [signal.signal(number, lambda *_: None) for number in signals]
     # What the imports left stays for good: collections during requests need not go through it.
     gc.collect()
     gc.freeze()
@@ -249,6 +251,7 @@ def serve(options):
             # A second signal ends the drain at once.
             for number, previous in zip(signals, before, strict=True):
                 signal.signal(number, previous)
+            signal.set_wakeup_fd(wakeup)
             os.close(over)
             os.close(end)
         server.stop()

@@ -7,7 +7,7 @@ TensorFlow by about a year. So an export may use what `KNOWN` lists and nothing 
 from pathlib import Path
 
 KNOWN_SINCE = "2.19"
-"""TensorFlow whose registry has each of `KNOWN`; exports of this package were run with it."""
+"""TensorFlow whose registry is to have each of `KNOWN`."""
 
 _NAMES = """
     Abs Add AddV2 All Any ArgMax Assert AssignVariableOp AvgPool AvgPool3D BatchMatMulV2 BiasAdd

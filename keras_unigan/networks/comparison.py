@@ -9,6 +9,7 @@ import keras
 
 from keras_unigan.layers import LabelPlanes, check_strides, conv, domain_code
 from keras_unigan.networks.parts import Parts, Routed, Stacked
+from keras_unigan.networks.unet import UNet
 
 
 class ModalNetwork(keras.Model):
@@ -265,68 +266,27 @@ def _own_encoders(parts, image, code, domains, levels=None):
 
 
 @keras.saving.register_keras_serializable(package="keras_unigan")
-class ExcitedUNet(keras.Model):
+class ExcitedUNet(UNet):
     """U-Net with squeeze-and-excitation after every block.
 
-    Args:
-        channels: Channels of the image.
-        classes: Channels of the logits.
-        filters: Width of the first level; each level doubles it.
-        levels: Number of poolings.
-        strides: Pooling stride per level and axis; overrides `levels`. As in `UNet`.
-        spatial_dims: 2 or 3.
-
-    Input shape: `(batch, *spatial, channels)`; each side divisible by the product of its strides.
-    Output shape: `(batch, *spatial, classes)`, float32 logits.
+    Arguments and shapes as of `UNet`.
     Reference: Hu et al. 2018, Squeeze-and-excitation networks, arXiv:1709.01507.
-
-    Raises:
-        ValueError: For strides that do not have one entry per axis.
     """
 
-    def __init__(
-        self,
-        channels=1,
-        classes=2,
-        filters=32,
-        levels=4,
-        strides=None,
-        spatial_dims=2,
-        name="excited_unet",
-    ):
-        strides = [(2,) * spatial_dims] * levels if strides is None else strides
-        strides = check_strides(strides, spatial_dims)
-        image = keras.Input((*[None] * spatial_dims, channels), name="image")
-        super().__init__(image, self.connect(image, filters, strides, channels, classes), name=name)
-        self.channels, self.classes, self.filters = channels, classes, filters
-        self.levels, self.strides, self.spatial_dims = len(strides), strides, spatial_dims
-
     @staticmethod
-    def connect(image, filters, strides, channels, classes):
-        """Outputs of an image."""
+    def connect(x, filters, strides, channels, classes):
         parts = Parts(filters, strides, excited=True)
-        return parts.head(parts.unet(image), classes)
-
-    def get_config(self):
-        return {
-            "channels": self.channels,
-            "classes": self.classes,
-            "filters": self.filters,
-            "levels": self.levels,
-            "strides": [list(s) for s in self.strides],
-            "spatial_dims": self.spatial_dims,
-            "name": self.name,
-        }
+        return parts.head(parts.unet(x), classes)
 
 
 @keras.saving.register_keras_serializable(package="keras_unigan")
-class PADNet(ExcitedUNet):
+class PADNet(UNet):
     """A U-Net's finest map, three tasks on it, and a label map that has heard all three.
 
     Tasks: label map, reconstruction of the image, boundary of the labels. With F_t the features of
     task t, the final label map is made of `F_1 + sum of sigmoid(conv F_1) * conv_t(F_t)`.
 
-    Arguments as of `ExcitedUNet`.
+    Arguments as of `UNet`.
     Output shape: list of logits, intermediate logits `(batch, *spatial, classes)`, image
         `(batch, *spatial, channels)` and boundary logits `(batch, *spatial, 1)`, float32.
     Reference: Xu et al. 2018, PAD-Net, arXiv:1805.04409, eq. 2 (distillation C).
@@ -335,9 +295,9 @@ class PADNet(ExcitedUNet):
     further = ("intermediate", "reconstruction", "boundary")
 
     @staticmethod
-    def connect(image, filters, strides, channels, classes):
+    def connect(x, filters, strides, channels, classes):
         parts = Parts(filters, strides)
-        trunk = parts.unet(image)
+        trunk = parts.unet(x)
         sizes = {"intermediate": classes, "reconstruction": channels, "boundary": 1}
         features = {task: parts.block(trunk, 0, task) for task in sizes}
         outputs = [parts.head(features[task], n, f"{task}_head") for task, n in sizes.items()]

@@ -2,15 +2,8 @@
 
 import keras
 
-from keras_unigan.layers import (
-    LocalContrast,
-    check_strides,
-    conv,
-    conv_transpose,
-    instance_norm,
-    level_kernel,
-    max_pool,
-)
+from keras_unigan.layers import LocalContrast, check_strides
+from keras_unigan.networks.parts import Parts
 
 
 @keras.saving.register_keras_serializable(package="keras_unigan")
@@ -52,26 +45,17 @@ class UNet(keras.Model):
         x = image = keras.Input((*[None] * spatial_dims, channels), name="image")
         if local_contrast:
             x = LocalContrast(name="local_contrast")(x)
-        skips = []
-        for level, stride in enumerate(strides):
-            kernel = level_kernel(strides, level)
-            x = _block(x, filters * 2**level, spatial_dims, f"encoder_{level}", kernel)
-            skips.append(x)
-            x = max_pool(spatial_dims, stride, f"pool_{level}")(x)
-        x = _block(x, filters * 2 ** len(strides), spatial_dims, "centre")
-        for level, stride in reversed(list(enumerate(strides))):
-            width = filters * 2**level
-            x = conv_transpose(spatial_dims)(
-                width, stride, stride, kernel_initializer="he_normal", name=f"up_{level}"
-            )(x)
-            x = keras.layers.Concatenate(name=f"skip_{level}")([skips[level], x])
-            kernel = level_kernel(strides, level)
-            x = _block(x, width, spatial_dims, f"decoder_{level}", kernel)
-        logits = conv(spatial_dims)(classes, 1, dtype="float32", name="logits")(x)
-        super().__init__(image, logits, name=name)
+        outputs = self.connect(x, filters, strides, channels, classes)
+        super().__init__(image, outputs, name=name)
         self.channels, self.classes, self.filters = channels, classes, filters
         self.local_contrast = local_contrast
         self.levels, self.strides, self.spatial_dims = len(strides), strides, spatial_dims
+
+    @staticmethod
+    def connect(x, filters, strides, channels, classes):
+        """Outputs of what the first level sees."""
+        parts = Parts(filters, strides)
+        return parts.head(parts.unet(x), classes)
 
     def get_config(self):
         return {
@@ -84,14 +68,3 @@ class UNet(keras.Model):
             "local_contrast": self.local_contrast,
             "name": self.name,
         }
-
-
-def _block(x, width, spatial_dims, name, kernel=3):
-    """Two times convolution, instance norm without scale and offset, leaky ReLU."""
-    for i in range(2):
-        x = conv(spatial_dims)(
-            width, kernel, padding="same", kernel_initializer="he_normal", name=f"{name}_conv_{i}"
-        )(x)
-        x = instance_norm(f"{name}_norm_{i}")(x)
-        x = keras.layers.LeakyReLU(0.01, name=f"{name}_act_{i}")(x)
-    return x

@@ -102,7 +102,6 @@ def test_summary_and_record(house, predicted):
     assert summary["bytes_in"] == sum(a.nbytes for a in arrays)
     assert summary["bytes_out"] == sum(len(data) for data in label_maps(folder).values())
     assert set(summary["stage_seconds"]) == {"read", "predict", "write"}
-    assert min(summary["stage_seconds"].values()) >= 0
     names = {p.name for p in folder.iterdir()}
     assert names == {*label_maps(folder), "run.json"}
     (entry,) = json.loads((folder / "run.json").read_text())

