@@ -5,6 +5,8 @@ number is never given to another mistake.
 """
 
 import difflib
+import errno
+import os
 
 # code -> (title, exit code of the command line: 2 usage, 3 data, 4 environment or server)
 CODES = {
@@ -60,7 +62,11 @@ CODES = {
     "KUG-E01": ("package missing", 4),
     "KUG-E02": ("output already exists", 2),
     "KUG-E03": ("device, or version of TensorFlow or Keras, not usable", 4),
+    "KUG-E04": ("disk full, or file that may not be read or written", 4),
 }
+
+
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 class CodedError(ValueError):
@@ -106,6 +112,24 @@ def missing_extra(where, package, extra):
         f"no package {package}",
         f"the extra [{extra}]",
         fix=f'pip install "keras-unigan[{extra}]"',
+    )
+
+
+def of_the_disk(error, where=None):
+    """Returns KUG-E04 for an `OSError` of a disk or of permissions; None for any other error.
+
+    Args:
+        error: The exception.
+        where: File or folder; None takes the one that the error names.
+    """
+    if not isinstance(error, OSError) or error.errno not in _DISK:
+        return None
+    return CodedError(
+        "KUG-E04",
+        where or error.filename or "disk",
+        os.strerror(error.errno),
+        "room, and permission",
+        fix="make room or choose another place, and run the command again",
     )
 
 

@@ -13,6 +13,9 @@ from keras_unigan.serving.versions import Loading, Model
 
 logger = logging.getLogger(__name__)
 
+RETRY_LOOK_SECONDS = 1.0
+"""Between two looks for loads to try again, where folders are read only once."""
+
 
 class Manager:
     """Keeps the versions that the policies ask for in memory, and hands them to requests.
@@ -279,12 +282,12 @@ class Manager:
         while True:
             for model in [*self.models.values(), *self._staged]:
                 try:
-                    model.look()
+                    model.look(once=not self._poll_seconds)
                 except OSError as error:
                     logger.warning("cannot look for versions: %s", type(error).__name__)
             with self._condition:
                 if not self._wake and not self._stopping:
-                    self._condition.wait(self._poll_seconds)
+                    self._condition.wait(self._poll_seconds or RETRY_LOOK_SECONDS)
                 self._wake = False
                 if self._stopping:
                     return

@@ -14,7 +14,7 @@ import time
 import uuid
 from pathlib import Path
 
-from keras_unigan.errors import CodedError
+from keras_unigan.errors import CodedError, of_the_disk
 from keras_unigan.serving import blessings, folders, stores, wire
 
 _HIDDEN = ".push-"
@@ -79,7 +79,7 @@ def publish(source, base, keep=None):
         `version`, `digest`.
 
     Raises:
-        CodedError: KUG-S06 when the source is no SavedModel.
+        CodedError: KUG-S06 when the source is no SavedModel; KUG-E04 for a disk that is full.
     """
     source = Path(source)
     _check(source, keep)
@@ -110,6 +110,17 @@ def _publish_to_store(source, base):
     return _result(True, target, number, digest)
 
 
+def _copy(source, target):
+    """Copies a file; `copytree` would go on after an `OSError`, and lose its number."""
+    try:
+        return shutil.copy2(source, target)
+    except OSError as error:
+        known = of_the_disk(error, target)
+        if known is None:
+            raise
+        raise known from None
+
+
 def _publish_to_folder(source, base):
     base.mkdir(parents=True, exist_ok=True)
     with _locked(base):
@@ -121,7 +132,9 @@ def _publish_to_folder(source, base):
             return _result(False, present[max(present)], max(present), digest)
         hidden = base / f"{_HIDDEN}{uuid.uuid4().hex}"
         try:
-            shutil.copytree(source, hidden, ignore=shutil.ignore_patterns(folders.MANIFEST))
+            shutil.copytree(
+                source, hidden, ignore=shutil.ignore_patterns(folders.MANIFEST), copy_function=_copy
+            )
             copied = folders.write_manifest(hidden)["digest"]
             if copied != digest:
                 raise CodedError(
@@ -133,6 +146,8 @@ def _publish_to_folder(source, base):
             destination = base / str(number)
             hidden.rename(destination)
             _sync(base)
+        except OSError as error:
+            raise of_the_disk(error, base) or error from None
         finally:
             shutil.rmtree(hidden, ignore_errors=True)
     return _result(True, destination, number, digest)

@@ -9,7 +9,13 @@ from keras_unigan.serving import config_files
 
 _NOT_NEGATIVE = (
     *("port", "rest_api_port", "max_num_load_retries", "model_config_file_poll_wait_seconds"),
-    *("max_request_bytes", "max_tensor_bytes", "max_request_seconds", "max_in_flight_bytes"),
+    *(
+        "file_system_poll_wait_seconds",
+        "max_request_bytes",
+        "max_tensor_bytes",
+        "max_request_seconds",
+        "max_in_flight_bytes",
+    ),
 )
 
 
@@ -34,7 +40,9 @@ class Options:
     port: int | None = _flag(8500, "gRPC port; 0 is off.")
     rest_api_port: int | None = _flag(0, "REST port; 0 is off.")
     grpc_socket_path: str = _flag("", "Unix socket for gRPC, besides the port.")
-    file_system_poll_wait_seconds: float = _flag(1.0, "Seconds between two looks for versions.")
+    file_system_poll_wait_seconds: float = _flag(
+        1.0, "Seconds between two looks for versions; 0 looks once."
+    )
     rest_api_timeout_in_ms: int = _flag(30_000, "Longest a REST request may run.")
     rest_api_enable_cors_support: bool = _flag(False, "Let web pages of other origins ask REST.")
     enable_batching: bool = _flag(False, "Run requests of the same shapes together.")
@@ -70,11 +78,11 @@ class Options:
                 fix="unigan serve models/NAME",
             )
         for name in _NOT_NEGATIVE:
-            if (getattr(self, name) or 0) < 0:
+            if not (getattr(self, name) or 0) >= 0:
                 raise CodedError("KUG-S06", f"--{name}", f"{getattr(self, name)}", "0 or more")
-        for name in ("file_system_poll_wait_seconds", "max_concurrent_requests"):
-            if not getattr(self, name) > 0:
-                raise CodedError("KUG-S06", f"--{name}", f"{getattr(self, name)}", "more than 0")
+        if self.max_concurrent_requests < 1:
+            found = f"{self.max_concurrent_requests}"
+            raise CodedError("KUG-S06", "--max_concurrent_requests", found, "1 or more")
         if self.batching_parameters_file and not self.enable_batching:
             raise CodedError(
                 "KUG-S06",

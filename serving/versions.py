@@ -82,7 +82,7 @@ class Model:
         self.config, self.pending = config, None
         self.found, self.versions = {}, {}
         self._loading, self._condition = loading, loading.condition
-        self._looked = self._retired = False
+        self._looked = self._read = self._retired = False
 
     def available(self):
         """Numbers of the versions that can be asked; the lock must be held."""
@@ -113,13 +113,18 @@ class Model:
             good += number not in self.versions or not self.versions[number].attempts
         return chosen
 
-    def look(self):
-        """One look at the folder: starts the loads and the unloads that it asks for."""
-        found = folders.scan(self.config.base_path)
+    def look(self, once=False):
+        """One look at the folder: starts the loads and the unloads that it asks for.
+
+        Args:
+            once: Whether a folder that was read before is not read again; loads that failed are
+                tried again all the same.
+        """
+        found = self.found if once and self._read else folders.scan(self.config.base_path)
         with self._condition:
             if self._retired:
                 return
-            self.found = found
+            self.found, self._read = found, True
             for number, version in self.versions.items():
                 if number not in found and version.state in ("START", "END"):
                     # Nothing is left to try, and a folder that comes back is new.

@@ -1,5 +1,6 @@
 """The command line: exit codes, coded messages, nothing half written."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from commands import unigan
 
+from keras_unigan import cli
 from keras_unigan.config import Study
 from keras_unigan.data import phantoms
 from keras_unigan.errors import CODES
@@ -193,3 +195,20 @@ def test_every_code_is_documented(root):
     rows = (root / "docs" / "errors.md").read_text(encoding="utf-8").splitlines()
     documented = [r.strip("| ").split(" | ") for r in rows if r.startswith("| KUG-")]
     assert documented == [[code, text, str(exit)] for code, (text, exit) in CODES.items()]
+
+
+def test_a_full_disk_is_no_bug(monkeypatch, capsys):
+    def full(_):
+        raise OSError(errno.ENOSPC, "", "out/shard")
+
+    monkeypatch.setattr(cli, "app", full)
+    assert unigan("prepare") == 4
+    said = capsys.readouterr().err
+    assert said.startswith("KUG-E04 out/shard: found No space left on device, expected room")
+
+    def missing(_):
+        raise OSError(errno.ENOENT, "", "x")
+
+    monkeypatch.setattr(cli, "app", missing)
+    assert unigan("prepare") == 1
+    assert capsys.readouterr().err.startswith("Bug: FileNotFoundError: ")

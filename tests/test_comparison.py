@@ -9,9 +9,10 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+from commands import unigan
 from scipy import stats
 
-from keras_unigan import aggregation, cli, comparison, paired_tests
+from keras_unigan import aggregation, comparison, paired_tests
 from keras_unigan.config import finite
 from keras_unigan.errors import CodedError
 
@@ -281,12 +282,6 @@ def test_holm_never_lowers_and_never_reorders(values):
 def test_holm_of_worked_numbers():
     assert paired_tests.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert paired_tests.holm([]) == []
-
-
-def unigan(*arguments):
-    with pytest.raises(SystemExit) as stop:
-        cli.main([str(a) for a in arguments])
-    return stop.value.code or 0
 
 
 def test_command(tmp_path, capsys):

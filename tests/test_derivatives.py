@@ -4,8 +4,9 @@ import keras
 import nibabel
 import numpy as np
 import pytest
+from commands import unigan
 
-from keras_unigan import cli, config, derivatives
+from keras_unigan import config, derivatives
 from keras_unigan.data import nifti
 from keras_unigan.errors import CodedError
 
@@ -60,12 +61,6 @@ def write_dataset(folder):
         path = folder / "sub-01" / "ses-2" / "anat" / f"{name}.nii.gz"
         nifti.write(path, image, affine=affine)
     return folder
-
-
-def unigan(*arguments):
-    with pytest.raises(SystemExit) as stop:
-        cli.main([str(a) for a in arguments])
-    return stop.value.code or 0
 
 
 def test_derivatives_of_a_dataset(tmp_path, capsys):

@@ -10,8 +10,9 @@ import keras
 import numpy as np
 import phantom_shards
 import pytest
+from commands import unigan
 
-from keras_unigan import cli, config, evaluation, reproduction, training
+from keras_unigan import config, evaluation, reproduction, training
 from keras_unigan.errors import CodedError
 
 
@@ -82,12 +83,6 @@ def run(scored, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "run", train_with(0.1))
     shutil.copytree(scored, tmp_path / "run")
     return tmp_path / "run"
-
-
-def unigan(*arguments):
-    with pytest.raises(SystemExit) as stop:
-        cli.main([str(a) for a in arguments])
-    return stop.value.code or 0
 
 
 def test_the_same_run_has_the_same_scores(run, tmp_path, capsys):

@@ -27,7 +27,7 @@ from keras_unigan.cli import (
     using,
 )
 from keras_unigan.cli.common import NOTICE
-from keras_unigan.errors import CodedError
+from keras_unigan.errors import CodedError, of_the_disk
 
 app = typer.Typer(
     name="unigan",
@@ -101,10 +101,10 @@ def main(arguments=None):
     except CodedError as error:
         code, text, trace = error.exit_code, str(error), traceback.format_exc()
     except Exception as error:
-        code, text = (
-            1,
-            f"Bug: {type(error).__name__}: {error}. Run again with -v for the traceback.",
-        )
-        trace = traceback.format_exc()
+        code, trace = 1, traceback.format_exc()
+        text = f"Bug: {type(error).__name__}: {error}. Run again with -v for the traceback."
+        known = of_the_disk(error)
+        if known is not None:
+            code, text = known.exit_code, str(known)
     print(trace + text if verbose else text, file=sys.stderr)
     sys.exit(code)

@@ -5,8 +5,8 @@ import ipaddress
 
 import numpy as np
 import pytest
+from commands import unigan
 
-from keras_unigan import cli
 from keras_unigan.errors import CodedError
 from keras_unigan.serving.client import Client, Tls
 from keras_unigan.serving.server import Server
@@ -150,22 +150,16 @@ def test_arguments_that_do_not_fit(files, tmp_path):
         Client("h:1", "m", max_message_bytes=100)
 
 
-def unigan(*arguments):
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["client", *map(str, arguments)])
-    return stop.value.code or 0
-
-
 def test_command_line(guarded, files, capsys, monkeypatch):
     where = (guarded.grpc_addr, "toy", "--ca", files / "ca.pem")
-    assert unigan("status", *where, "--token-file", files / "tokens.txt") == 0
+    assert unigan("client", "status", *where, "--token-file", files / "tokens.txt") == 0
     assert "version 1: AVAILABLE" in capsys.readouterr().out
     monkeypatch.setenv("UNIGAN_TOKEN", "0123456789abcdef0123")
-    assert unigan("metadata", *where) == 0
+    assert unigan("client", "metadata", *where) == 0
     said = capsys.readouterr().out.splitlines()
     assert "  input image: float [?, ?, ?, 1]" in said
     assert "  output label_map: uint8 [?, ?, ?]" in said
-    assert unigan("status", *where, "--label", "stable") == 4
+    assert unigan("client", "status", *where, "--label", "stable") == 4
     assert "Unrecognized servable version label: stable" in capsys.readouterr().err
 
 
@@ -179,11 +173,11 @@ def test_command_line(guarded, files, capsys, monkeypatch):
     ],
 )
 def test_options_that_do_not_fit(options, text, capsys):
-    assert unigan("status", "127.0.0.1:1", "m", *options) == 2
+    assert unigan("client", "status", "127.0.0.1:1", "m", *options) == 2
     assert capsys.readouterr().err.startswith(text)
 
 
 def test_a_way_that_there_is_not(tmp_path, capsys):
     asked = ["segment", "127.0.0.1:1", "m", "a.nii", "-o", tmp_path / "b.nii"]
-    assert unigan(*asked, "--via", "magic") == 2
+    assert unigan("client", *asked, "--via", "magic") == 2
     assert "KUG-T02 --via" in capsys.readouterr().err

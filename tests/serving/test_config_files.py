@@ -108,5 +108,5 @@ def test_flags_that_need_each_other():
         Options.parse(["x", "--batching_parameters_file", "b"])
     with pytest.raises(CodedError, match="without model_config_file"):
         Options.parse(["x", "--model_config_file_poll_wait_seconds", "1"])
-    with pytest.raises(CodedError, match="max_concurrent_requests: found 0, expected more than 0"):
+    with pytest.raises(CodedError, match="max_concurrent_requests: found 0, expected 1 or more"):
         Options.parse(["x", "--max_concurrent_requests", "0"])

@@ -152,7 +152,7 @@ def test_a_copy_that_fails_leaves_nothing(source, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(push, "_sync_tree", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(CodedError, match=r"KUG-E04 .*/m: found No space left"):
         push.publish(source, tmp_path / "m")
     assert visible(tmp_path / "m") == []
     assert not list((tmp_path / "m").glob(".push-*"))
@@ -316,8 +316,8 @@ from keras_unigan.serving import push
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))
 try:
     push.publish(sys.argv[1], sys.argv[2])
-except OSError as error:
-    print(type(error).__name__)
+except ValueError as error:
+    print(error)
 """
 
 
@@ -331,7 +331,8 @@ def test_a_disk_that_is_full_leaves_what_was_there(source, tmp_path):
         text=True,
         check=False,
     )
-    assert found.stdout in ("OSError\n", "Error\n"), found.stderr
+    assert found.stdout.startswith("KUG-E04 "), found.stderr
+    assert "/large: found File too large, expected room" in found.stdout
     assert visible(base) == ["1"]
     assert not list(base.glob(".push-*"))
     assert push.publish(source, base)["version"] == 2

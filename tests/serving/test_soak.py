@@ -189,7 +189,7 @@ def test_a_disk_that_fills_up_during_a_push_leaves_the_folder_as_it_was(base, to
     with Server(base, file_system_poll_wait_seconds=0.05) as server:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
         try:
-            with pytest.raises((OSError, CodedError, shutil.Error)):
+            with pytest.raises(CodedError, match=r"KUG-E04 .*File too large"):
                 push.publish(toy_models[1], base)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

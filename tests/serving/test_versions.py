@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from keras_unigan.errors import CodedError
-from keras_unigan.serving import folders, push
+from keras_unigan.serving import folders, manager, push
 from keras_unigan.serving.client import Client
 from keras_unigan.serving.server import Server
 
@@ -118,6 +118,31 @@ def break_warmup_file(folder):
 def empty(folder):
     shutil.rmtree(folder)
     folder.mkdir()
+
+
+def test_polling_every_0_seconds_looks_once(base, toy_models, monkeypatch):
+    monkeypatch.setattr(manager, "RETRY_LOOK_SECONDS", 0.01)
+    looks = []
+    scan = folders.scan
+    monkeypatch.setattr(folders, "scan", lambda path: looks.append(path) or scan(path))
+    options = {"file_system_poll_wait_seconds": 0, "load_retry_interval_micros": 1000}
+    pb = base / "1" / "saved_model.pb"
+    whole = pb.read_bytes()
+    pb.write_bytes(b"")
+    server = Server(base, max_num_load_retries=1000, **options)
+    before = len(looks)
+    server.start()
+    try:
+        until(lambda: server.manager.models["toy"].versions.get(1))
+        until(lambda: server.manager.models["toy"].versions[1].attempts > 2)
+        # What failed is tried again, but a folder that is new is not seen.
+        put(toy_models[1], base, "2")
+        pb.write_bytes(whole)
+        with Client(server.grpc_addr, "toy", retries=0) as client:
+            until(lambda: states(client) == {1: "AVAILABLE"})
+        assert len(looks) == before + 1
+    finally:
+        server.stop()
 
 
 @pytest.mark.parametrize(
