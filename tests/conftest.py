@@ -15,8 +15,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 SLOW = frozenset((ROOT / "tests" / "slow.txt").read_text(encoding="utf-8").splitlines()[1:])
 
 
-# Before pytest looks which tests are asked for.
-@pytest.hookimpl(tryfirst=True)
+# Before pytest looks which tests are asked for, and before xdist looks for groups, which it does as
+# a `tryfirst` of its own.
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(config, items):
     """Marks the tests of `slow.txt`; keeps a file's tests, and all with one model, in one process.
 
@@ -27,7 +28,8 @@ def pytest_collection_modifyitems(config, items):
     gone = sorted(name for name in SLOW - found if name.split("::")[0] in files)
     if gone and not any("::" in argument for argument in config.args):
         raise pytest.UsageError(f"tests/slow.txt names tests that are not there: {gone}")
-    parallel = config.pluginmanager.hasplugin("xdist")
+    # Each worker collects for itself, and the names of plugins are other ones there.
+    parallel = hasattr(config, "workerinput")
     for item in items:
         if item.nodeid in SLOW:
             item.add_marker(pytest.mark.slow)
@@ -36,6 +38,7 @@ def pytest_collection_modifyitems(config, items):
             # Exporting a model and checking it is dear, and done once a process.
             group = "exported" if "exported" in item.fixturenames else file
             item.add_marker(pytest.mark.xdist_group(group))
+    return (yield)
 
 
 def pytest_collection_finish(session):
