@@ -4,6 +4,7 @@ A row is one case and name; `evaluation` makes them. Where neither truth nor pre
 name, there is nothing to measure: the row is left out of every mean and counted. A case that could
 not be used at all counts as the worst: 0, and the largest distance its volume has room for. So
 neither an empty prediction of something that is there, nor a case that fails, ever helps a mean.
+A name that nobody looked for in a case (`config.Case.annotated`) is left out too, counted apart.
 Standard library only, so that tables of scores are read at once.
 """
 
@@ -38,6 +39,8 @@ STATUS = {
     (False, False): "undefined",
 }
 """(truth has the name, prediction has it) -> status of a row; others are the code of an error."""
+UNANNOTATED = "unannotated"
+"""Status of a row without a truth: its name was not annotated in the case."""
 
 COLUMNS = (
     *("case", "subject", "modality", "split", "known_modality", "name", *SCORES),
@@ -72,7 +75,7 @@ class ScoreOptions:
 
 def failed(row):
     """Whether a row is of a case that could not be used."""
-    return row["status"] not in STATUS.values()
+    return row["status"] not in (*STATUS.values(), UNANNOTATED)
 
 
 def value_of(row, score):
@@ -99,13 +102,14 @@ def summarize(rows):
         rows: Rows of `evaluation.ScoredCase`.
 
     Returns:
-        Dictionary with `cases`, `failed` (cases that could not be used), `undefined` (rows left out
-        of the means), `macro_<score>`, `unit`, `modalities` (modality -> mean over names of each
-        score, `unit`, `cases`, `failed`, `undefined`, `seconds` per case) and `table`: per modality
-        and name `n` (cases that count), `undefined`, `missed`, `spurious`, `failed` (inside `n`),
-        `unit`, and of each score `<score>_mean`, `<score>_sd` (sample standard deviation) and
-        `<score>_n`; of `BIASES` too. NaN where there is nothing to average, and for distances in
-        different units ("mixed"); infinite for distances of a case of unknown size.
+        Dictionary with `cases`, `failed` (cases that could not be used), `undefined` and
+        `unannotated` (rows left out of the means), `macro_<score>`, `unit`, `modalities` (modality
+        -> mean over names of each score, `unit`, `cases`, `failed`, `undefined`, `unannotated`,
+        `seconds` per case) and `table`: per modality and name `n` (cases that count), `undefined`,
+        `unannotated`, `missed`, `spurious`, `failed` (inside `n`), `unit`, and of each score
+        `<score>_mean`, `<score>_sd` (sample standard deviation) and `<score>_n`; of `BIASES` too.
+        NaN where there is nothing to average, and for distances in different units ("mixed");
+        infinite for distances of a case of unknown size.
     """
     table, modalities = [], {}
     for modality in distinct(rows, "modality"):
@@ -119,14 +123,13 @@ def summarize(rows):
             **_means(lines, "{}_mean"),
             "unit": unit_of(own),
             "cases": len(first),
-            "failed": lines[0]["failed"],
-            "undefined": sum(line["undefined"] for line in lines),
+            "failed": len({r["case"] for r in own if failed(r)}),
+            **{key: sum(line[key] for line in lines) for key in ("undefined", UNANNOTATED)},
             "seconds": mean([r["seconds"] for r in first]),
         }
         table += lines
-    counts = {
-        key: sum(m[key] for m in modalities.values()) for key in ("cases", "failed", "undefined")
-    }
+    keys = ("cases", "failed", "undefined", UNANNOTATED)
+    counts = {key: sum(m[key] for m in modalities.values()) for key in keys}
     return {
         **counts,
         **{f"macro_{s}": v for s, v in _means(modalities.values(), "{}").items()},
@@ -155,8 +158,9 @@ def _means(lines, key):
 def _line(modality, name, rows):
     states = [r["status"] for r in rows]
     line = {"modality": modality, "name": name}
-    line["n"] = len(states) - states.count("undefined")
-    line |= {state: states.count(state) for state in ("undefined", "missed", "spurious")}
+    counted = ("undefined", UNANNOTATED, "missed", "spurious")
+    line |= {state: states.count(state) for state in counted}
+    line["n"] = len(states) - line["undefined"] - line[UNANNOTATED]
     line["failed"] = sum(failed(r) for r in rows)
     line["unit"] = unit_of(rows)
     for score in (*SCORES, *BIASES):

@@ -12,7 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_unigan.aggregation import DISTANCES, SCORES, distinct, failed, unit_of, worst
+from keras_unigan.aggregation import (
+    DISTANCES,
+    SCORES,
+    UNANNOTATED,
+    distinct,
+    failed,
+    unit_of,
+    worst,
+)
 from keras_unigan.config import read_json
 from keras_unigan.errors import CodedError
 from keras_unigan.paired_tests import holm, paired_statistics
@@ -175,7 +183,7 @@ def _joined(system, known):
     rows = []
     for modality in distinct([r for c in contents for r in c["rows"]], "modality"):
         own = [[r for r in c["rows"] if r["modality"] == modality] for c in contents]
-        fit = [r for r in own if any(row["status"] != UNSEEN for row in r)]
+        fit = [r for r in own if any(row["status"] not in (UNSEEN, UNANNOTATED) for row in r)]
         if len(fit) != 1:
             raise CodedError(
                 "KUG-T07",
@@ -223,11 +231,14 @@ def _pairs(one, other, a, b):
         )
     for key, first in tables[0].items():
         sizes = first["n_true"], tables[1][key]["n_true"]
-        if None not in sizes and sizes[0] != sizes[1]:
+        known = [row["status"] != UNANNOTATED for row in (first, tables[1][key])]
+        if (None not in sizes and sizes[0] != sizes[1]) or len(set(known)) > 1:
+            pairs = zip(sizes, known, strict=True)
+            shown = [f"{n} true voxels" if yes else "not annotated" for n, yes in pairs]
             raise CodedError(
                 "KUG-T07",
                 f"{a}, {b}",
-                f"{key[0]} {key[1]} of {sizes[0]} and {sizes[1]} true voxels",
+                f"{key[0]} {key[1]} of {shown[0]} and {shown[1]}",
                 "the same label maps",
                 fix="unigan evaluate both on the same study",
             )
@@ -253,6 +264,7 @@ def _paired(pairs, score, seed):
     """Statistics of one modality and name."""
     unit = unit_of([row for pair in pairs for row in pair])
     mixed = score in DISTANCES and unit == "mixed"
+    pairs = [pair for pair in pairs if pair[0]["status"] != UNANNOTATED]
     # What both rightly leave empty says nothing; what one of them does is a success of that one.
     defined = [p for p in pairs if any(r["status"] != "undefined" for r in p)]
     subjects: dict = {}

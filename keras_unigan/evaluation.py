@@ -4,8 +4,9 @@ They are those of `metrics` (see docs/metrics.md), between the label file and th
 back to the scan's grid: in mm, or in pixels ("px") where the file does not say how far these lie
 apart; the two are never averaged. Voxels of value 255 (not labelled) are left out of both. Where
 neither holds a name there is nothing to measure: NaN, left out of means and counted. Where only one
-does, overlaps are 0 and the distances are the diagonal of the volume; counted too. A case that
-cannot be used becomes rows with its code, counted as if everything had been missed (`aggregation`).
+does, overlaps are 0 and the distances are the diagonal of the volume; counted too. A name that was
+not annotated in a case has no truth there and no score. A case that cannot be used becomes rows
+with its code, counted as if everything had been missed (`aggregation`).
 """
 
 import dataclasses
@@ -26,6 +27,7 @@ from keras_unigan.aggregation import (
     DISTANCES,
     SCORES,
     STATUS,
+    UNANNOTATED,
     ScoreOptions,
     mean,
     summarize,
@@ -205,7 +207,7 @@ def _score_case(predictor, study, case, known_modality, batch_size, options):
         preprocessing.check_image(volume, case.id)
         image, label = nifti.to_ras(volume), nifti.to_ras(volumes.read(study.path(case.label)))
         preprocessing.check_pair(image, label, case.id)
-        index_map = preprocessing.encode_labels(label.array, labels, case.id)
+        index_map = _index_map(label, labels, case)
         start = time.perf_counter()
         _, probabilities = inference.segment_volume(
             volume,
@@ -219,16 +221,39 @@ def _score_case(predictor, study, case, known_modality, batch_size, options):
         seconds = round(time.perf_counter() - start, 3)
     except CodedError as error:
         message = public_message(error, study)
-        state = {"status": error.code, "message": message, "seconds": math.nan}
-        rows = _failed_rows(study, case, labels)
-        return ScoredCase(case, [{**common, **row, **state} for row in rows])
+        state = {"message": message, "seconds": math.nan}
+        rows = [{**row, "status": error.code} for row in _failed_rows(study, case, labels)]
+        return ScoredCase(case, [{**common, **r, **state} for r in _with_truth(rows, case)])
     labelled = index_map != IGNORE
     truth = true_masks(index_map, labels)
     prediction = predicted_masks(probabilities, labels) & labelled
     unit = "mm" if volume.spacing_known else "px"
     rows = score_masks(truth, prediction, labels.foreground, image.spacing, unit, options)
-    rows = [{**common, **row, "message": "", "seconds": seconds} for row in rows]
+    state = {"message": "", "seconds": seconds}
+    rows = [{**common, **row, **state} for row in _with_truth(rows, case)]
     return ScoredCase(case, rows, image, truth, prediction)
+
+
+def _index_map(label, labels, case):
+    index_map = preprocessing.encode_labels(label.array, labels, case.id)
+    return preprocessing.forget_unannotated(index_map, labels, case.annotated)
+
+
+def _with_truth(rows, case):
+    """Rows of a case, of which those of names that were not annotated say just that."""
+    if case.annotated is None:
+        return rows
+    return [
+        row
+        if row["name"] in case.annotated
+        else {
+            **dict.fromkeys(row),
+            **dict.fromkeys(SCORES, math.nan),
+            **{key: row[key] for key in ("name", "n_pred")},
+            "status": UNANNOTATED,
+        }
+        for row in rows
+    ]
 
 
 def _failed_rows(study, case, labels):
@@ -236,7 +261,7 @@ def _failed_rows(study, case, labels):
     count, unit, distance = dict.fromkeys(labels.foreground), None, math.inf
     try:
         label = nifti.to_ras(volumes.read(study.path(case.label)))
-        masks = true_masks(preprocessing.encode_labels(label.array, labels, case.id), labels)
+        masks = true_masks(_index_map(label, labels, case), labels)
     except CodedError:
         pass  # What the row says of the case is its first problem; this one may be the same.
     else:

@@ -9,8 +9,9 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
+from keras_unigan.classification import classifying_function
 from keras_unigan.errors import CodedError
-from keras_unigan.exporting import cards, operations, signatures, volumes
+from keras_unigan.exporting import cards, operations, requests, signatures, volumes
 from keras_unigan.exporting.cards import CARD_FILE, NOTICE
 from keras_unigan.exporting.signatures import SIGNATURES
 from keras_unigan.layers import IntensityNormalization, segment_logits
@@ -157,7 +158,7 @@ def _only_translates(network):
     return hasattr(network, "translate") and not hasattr(network, "segment")
 
 
-def model_card(network, plan, multiples, translator=None, facts=None):
+def model_card(network, plan, multiples, translator=None, facts=None, classifier=None):
     """What a client needs and cannot read over the wire otherwise; see `exporting.cards`.
 
     Args:
@@ -166,13 +167,14 @@ def model_card(network, plan, multiples, translator=None, facts=None):
         multiples: `side_multiples(network)`.
         translator: Network with `translate`, or None.
         facts: What is known of the run; see `cards.facts_of_run`.
+        classifier: Discriminator with a domain head, or None.
     """
-    model = signatures.Model(network, plan, None, translate=translator)
+    model = signatures.Model(network, plan, None, translate=translator, classify=classifier)
     names = {name: SIGNATURES[name][0] for name in signatures.of(model)}
     return cards.model_card(network, plan, multiples, names, facts)
 
 
-def export(network, plan, folder, translator=None, facts=None):
+def export(network, plan, folder, translator=None, facts=None, classifier=None):
     """Writes a SavedModel with the named signatures of `SIGNATURES` that the networks can serve.
 
     Args:
@@ -183,6 +185,7 @@ def export(network, plan, folder, translator=None, facts=None):
         translator: Network with `translate`, for `translate`; None takes that of the segmentor,
             where it has one.
         facts: For the model card; see `cards.facts_of_run`.
+        classifier: Discriminator with a domain head, for `classify_modality`.
 
     Returns:
         The model card, which is also in the folder's `assets.extra/`, with the ops of the graph.
@@ -211,9 +214,14 @@ def export(network, plan, folder, translator=None, facts=None):
         translate = translating_function(translator, plan, sides)
         if not own:
             archive.track(translator)
-    card = model_card(network, plan, multiples, translate, facts)
+    classify = None
+    if classifier is not None:
+        classifier = full_precision(classifier)
+        classify = classifying_function(classifier, plan)
+        archive.track(classifier)
+    card = model_card(network, plan, multiples, translate, facts, classify)
     run = _shared(serving_function(network, plan, multiples), network, plan)
-    model = signatures.Model(network, plan, run, cards.text(card), translate)
+    model = signatures.Model(network, plan, run, cards.text(card), translate, classify)
     for name in signatures.of(model):
         function, specs = SIGNATURES[name][1](model)
         archive.add_endpoint(name, _plain(function), input_signature=specs)
@@ -250,4 +258,4 @@ def example_inputs(network, plan, sides=None, names=None):
     """
     if names is None:
         names = signatures.of(signatures.Model(network, plan, None))
-    return signatures.example_inputs(plan, names, network.spatial_dims, sides)
+    return requests.example_inputs(plan, names, network.spatial_dims, sides)

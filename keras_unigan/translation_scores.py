@@ -192,6 +192,7 @@ class _Scene:
         predictor: The segmentor, or None.
         original: Masks in the scan, Boolean `(names, x, y, z)`, or None.
         truth: Masks of the label map, or None.
+        annotated: For each name 1 where the label map shows it, else 0.
         labelled: Where the label map knows.
         batch_size: Windows per step.
     """
@@ -203,6 +204,7 @@ class _Scene:
     predictor: object
     original: np.ndarray | None
     truth: np.ndarray | None
+    annotated: tuple[int, ...]
     labelled: np.ndarray
     batch_size: int
 
@@ -213,16 +215,19 @@ class _Scene:
         image = nifti.to_ras(volume)
         prepared = preprocessing.prepare(image, plan, None, case.id)
         truth, labelled = None, np.ones(image.shape, bool)
-        original = None
+        original, annotated = None, ()
         if predictor is not None:
             original = _masks(image, predictor, modality, batch_size)
             labels = predictor.plan.labels
             if case.label is not None and labels == study.labels:
                 label = volumes.read(study.path(case.label))
-                index_map = preprocessing.align(image, label, labels, case.id)[1]
+                names = case.annotated
+                index_map = preprocessing.align(image, label, labels, case.id, names)[1]
+                annotated = labels.annotated(names)
                 truth, labelled = evaluation.true_masks(index_map, labels), index_map != IGNORE
         inside = preprocessing.nonbackground(image.array)
-        return cls(image, prepared, inside, plan, predictor, original, truth, labelled, batch_size)
+        scans = image, prepared, inside, plan, predictor, original
+        return cls(*scans, truth, annotated, labelled, batch_size)
 
     def anatomy(self, normalised, target):
         """`ANATOMY_SCORES`, means over names, and `names`."""
@@ -238,7 +243,9 @@ class _Scene:
             found = _masks(synthetic, self.predictor, known, self.batch_size)
         names = {}
         for i, name in enumerate(self.predictor.plan.labels.foreground):
-            truth = None if self.truth is None else self.truth[i]
+            truth = None
+            if self.truth is not None and self.annotated[i]:
+                truth = self.truth[i]
             names[name] = {
                 "anatomy_dice": metrics.dice(self.original[i], found[i]),
                 "label_dice": math.nan

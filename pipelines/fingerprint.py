@@ -41,8 +41,8 @@ class Measure(beam.DoFn):
             case = from_dict(Case, item, "case")
             try:
                 image, label = sources.read_case(case, self.channels)
-                facts = {case.modality: planning.measure(image, label, self.labels, case.id)}
-                found = facts, []
+                whole = image, label, self.labels, case.id, case.annotated
+                found = {case.modality: planning.measure(*whole)}, []
             except CodedError as error:
                 found = {}, [sources.dead_letter(case, error)]
             total = Total().add_input(total, found)

@@ -118,7 +118,7 @@ def run(argv=None):
             fix=f"see {letters}" if letters else "change the splits of the study",
         )
     summary["seconds"] = round(time.perf_counter() - start, 2)
-    _write_folder(own, output, plan, ordered, summary)
+    _write_folder(own, output, plan, study, ordered, summary)
     return summary
 
 
@@ -182,7 +182,7 @@ def _summary(own, study, entries):
     }
 
 
-def _write_folder(own, output, plan, entries, summary):
+def _write_folder(own, output, plan, study, entries, summary):
     """Writes the run record, and the manifest last."""
     from keras_unigan.data import records
 
@@ -191,7 +191,7 @@ def _write_folder(own, output, plan, entries, summary):
     manifest = records.Manifest(
         recipe=plan.recipe,
         plan=plan.to_dict(),
-        schema=records.schema(plan.channels),
+        schema=records.schema(plan.channels, study.cases),
         splits=summary["splits"],
         shards=tuple(kept),
         dead_letters=DEAD_LETTERS if summary["dead_letters"] else None,

@@ -124,7 +124,9 @@ class WriteShard(beam.DoFn):
     def settings(self, shard):
         """sha256 over all that decides the bytes of a shard, beside the content of the scans."""
         facts = [
+            # Without a list there where all is annotated, as in entries of earlier versions.
             [c.id, c.subject, c.modality, c.split, c.channel, c.label is not None]
+            + ([c.annotated] if c.annotated else [])
             for c in shard["cases"]
         ]
         version = importlib.metadata.version("keras-unigan")
@@ -148,7 +150,8 @@ class WriteShard(beam.DoFn):
                         image, label = sources.read_case(here, self.plan.channels)
                     clock.lap(stage)
                     stage = "prepare"
-                    prepared = preprocessing.prepare(image, self.plan, label, case.id)
+                    whole = image, self.plan, label, case.id, case.annotated
+                    prepared = preprocessing.prepare(*whole)
                     example = self.records.to_example(case, prepared)
                 except CodedError as error:
                     inputs.setdefault(case.id, MISSING)

@@ -5,7 +5,9 @@ import collections
 import contextlib
 import dataclasses
 import hashlib
+import importlib
 import json
+import logging
 import os
 import pathlib
 import posixpath
@@ -24,7 +26,7 @@ from google.protobuf import json_format
 
 from keras_unigan.config import SPLITS, Study
 from keras_unigan.data import volumes
-from keras_unigan.errors import CodedError, missing_extra
+from keras_unigan.errors import CodedError, did_you_mean, missing_extra
 
 # Some of these only for the jobs, which find here all that they share.
 from keras_unigan.pipelines.files import (  # noqa: F401
@@ -245,11 +247,12 @@ def pipeline_options(arguments):
     """Beam options; the default runner works in this process. See `RUNNERS`.
 
     Raises:
-        CodedError: KUG-T02 for options that Beam refuses.
+        CodedError: KUG-T02 for options that Beam refuses, or that nothing reads.
     """
     options = PipelineOptions(arguments)
     standard = options.view_as(StandardOptions)
     standard.runner = RUNNERS.get(standard.runner, standard.runner)
+    _refuse_unread(arguments, standard.runner)
     try:
         # Beam checks them here, and a job had better not begin with wrong ones.
         beam.Pipeline(options=options)
@@ -260,6 +263,36 @@ def pipeline_options(arguments):
         # Other runners would run the job all the same.
         raise CodedError("KUG-T02", "--dry_run", str(standard.runner), "--runner DataflowRunner")
     return options
+
+
+def _refuse_unread(arguments, runner):
+    """Raises KUG-T02 for options that Beam itself would pass over with a remark.
+
+    Those of other runners may be for a job server, which Beam here does not know.
+    """
+    if runner not in RUNNERS.values():
+        return
+    if runner == RUNNERS["DaskRunner"]:
+        # Its options are known once it is imported.
+        importlib.import_module("apache_beam.runners.dask.dask_runner")
+    log = logging.getLogger("apache_beam.options.pipeline_options")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        known = PipelineOptions(arguments).get_all_options()
+        every = PipelineOptions(arguments).get_all_options(retain_unknown_options=True)
+    finally:
+        log.setLevel(level)
+    unknown = sorted(set(every) - set(known))
+    if unknown:
+        hint = did_you_mean(unknown[0], [*known, "cases_per_shard"])
+        raise CodedError(
+            "KUG-T02",
+            "options of Beam",
+            ", ".join(f"--{name}" for name in unknown) + hint,
+            "options of the job or of the runner",
+            "Nothing would read them.",
+        )
 
 
 def is_dry(options):

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_unigan import export, inference
+from keras_unigan.classification import classifying_function
 from keras_unigan.config import IGNORE
 from keras_unigan.data import nifti, preprocessing
 from keras_unigan.data.windows import sliding_window
@@ -85,7 +86,17 @@ class Target:
         return False
 
 
-def infra_check(folder, network, plan, translator=None, ceilings=None, address=None, model=None):
+def infra_check(
+    folder,
+    network,
+    plan,
+    translator=None,
+    classifier=None,
+    *,
+    ceilings=None,
+    address=None,
+    model=None,
+):
     """Asks a server for what an export has to answer, and compares it with the network itself.
 
     Each signature is asked at sizes that the graph never saw; labels must agree wherever the two
@@ -97,6 +108,7 @@ def infra_check(folder, network, plan, translator=None, ceilings=None, address=N
         network: Segmentor that was exported.
         plan: Its plan.
         translator: Network of the signature `translate`, where it is not the segmentor.
+        classifier: Network of the signature `classify_modality`.
         ceilings: `Ceilings`.
         address: gRPC address of a server that serves this folder; None starts one, embedded, in a
             process of its own.
@@ -130,7 +142,8 @@ def infra_check(folder, network, plan, translator=None, ceilings=None, address=N
         try:
             if not target.wait():
                 raise _failed(network, "load", "no available version", "one in time")
-            checks = _Checks(target, network, plan, translator, report["checks"])
+            others = (translator, classifier)
+            checks = _Checks(target, network, plan, *others, report["checks"])
             checks.compare()
             checks.refuse()
             report["patch_seconds"] = checks.seconds()
@@ -149,8 +162,8 @@ def infra_check(folder, network, plan, translator=None, ceilings=None, address=N
     return {"passed": True, **report}
 
 
-def judge_infra(folder, network, plan, translator=None, ceilings=None, address=None, model=None):
-    """Checks a folder and writes the verdict beside it; see `infra_check`.
+def judge_infra(folder, *networks, **options):
+    """Checks a folder and writes the verdict beside it; arguments as of `infra_check`.
 
     Returns:
         Path of the verdict.
@@ -159,7 +172,7 @@ def judge_infra(folder, network, plan, translator=None, ceilings=None, address=N
         CodedError: As `infra_check`; `INFRA_NOT_BLESSED` is written first.
     """
     try:
-        report = infra_check(folder, network, plan, translator, ceilings, address, model)
+        report = infra_check(folder, *networks, **options)
     except CodedError as error:
         if error.code == "KUG-S05":
             blessings.write(folder, "infra", {"passed": False, "reason": error.found})
@@ -185,7 +198,7 @@ def _eager_on_cpu():
 class _Checks:
     """The checks of one model; `found` gets what each of them found."""
 
-    def __init__(self, target, network, plan, translator, found):
+    def __init__(self, target, network, plan, translator, classifier, found):
         self.target, self.plan, self.found = target, plan, found
         self.network = export.full_precision(network)
         asked = target.predict("describe", {"request": np.zeros(1, np.int64)})
@@ -195,6 +208,7 @@ class _Checks:
         if translator is None and hasattr(network, "translate"):
             translator = self.network
         self.translator = translator and export.full_precision(translator)
+        self.classifier = classifier and export.full_precision(classifier)
 
     def requests(self, sides=None):
         """Synthetic requests of the model's signatures."""
@@ -218,6 +232,8 @@ class _Checks:
                     self._volumes(self.requests(sides), predictor, "x".join(map(str, sides)))
             if "translate" in self.names:
                 self._translation(self.requests(odd)["translate"])
+            if "classify_modality" in self.names:
+                self._classification(self.requests(odd)["classify_modality"])
 
     def _images(self, requests, size):
         reference = export.serving_function(self.network, self.plan, self.multiples)
@@ -273,6 +289,14 @@ class _Checks:
         served = self.target.predict("translate", inputs)["translated"]
         # Intensities: the tolerance counts in parts of their range.
         self._close("translate", served / np.ptp(direct), direct / np.ptp(direct))
+
+    def _classification(self, inputs):
+        direct = classifying_function(self.classifier, self.plan)(inputs["image"]).numpy()
+        served = self.target.predict("classify_modality", inputs)
+        self._close("classify_modality", served["scores"], direct)
+        likeliest = self.plan.modalities[served["scores"][0].argmax()]
+        if served["modality"][0] != likeliest.encode():
+            raise self._failed("classify_modality", "another name", f"{likeliest!r}")
 
     def refuse(self):
         """Sends what does not fit; each must be refused, and a good request answered after it."""

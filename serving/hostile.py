@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_unigan.exporting.signatures import strings
+from keras_unigan.exporting.requests import strings
 
 
 def requests(target, good):

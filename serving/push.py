@@ -219,7 +219,17 @@ def _unavailable(server, model, number, seconds):
     return problem
 
 
-def export_model(network, plan, base, keep=None, *, translator=None, facts=None, ceilings=None):
+def export_model(
+    network,
+    plan,
+    base,
+    keep=None,
+    *,
+    translator=None,
+    classifier=None,
+    facts=None,
+    ceilings=None,
+):
     """Exports, checks and publishes a segmentor.
 
     Args:
@@ -228,6 +238,7 @@ def export_model(network, plan, base, keep=None, *, translator=None, facts=None,
         base: Model folder, or URI of an object store.
         keep: See `publish`.
         translator: Network that translates, where it is not the segmentor.
+        classifier: Discriminator with a domain head.
         facts: For the model card; see `exporting.cards.facts_of_run`.
         ceilings: `gates.Ceilings`.
 
@@ -250,10 +261,11 @@ def export_model(network, plan, base, keep=None, *, translator=None, facts=None,
         # Beside the versions, where there is room for one.
         with tempfile.TemporaryDirectory(prefix=".export-", dir=base if local else None) as folder:
             staging = Path(folder) / "model"
-            card = export.export(network, plan, staging, translator, facts)
+            card = export.export(network, plan, staging, translator, facts, classifier)
             names = list(card["signatures"])
             write_warmup(staging, export.example_inputs(network, plan, names=names))
-            report = gates.infra_check(staging, network, plan, translator, ceilings)
+            others = {"translator": translator, "classifier": classifier}
+            report = gates.infra_check(staging, network, plan, ceilings=ceilings, **others)
             versions = card["versions"]
             card["verified_servers"] = [
                 f"keras_unigan {versions['keras_unigan']} on TensorFlow {versions['tensorflow']}"

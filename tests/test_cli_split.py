@@ -54,6 +54,26 @@ def test_init_split_and_folds(scans, tmp_path, capsys):
     assert Study.load(study) == first
 
 
+def test_what_a_split_leaves_out_is_counted_and_said(scans, tmp_path, capsys):
+    rows = ["subject,modality,image,label,site"]
+    for image in sorted(scans.glob("*[!g].nii.gz")):
+        subject, _, modality = image.name.removesuffix(".nii.gz").partition("_")
+        site = "far" if subject in ("other", "phantom002") else "near"
+        rows.append(f"{subject},{modality},{image.name},{subject}_seg.nii.gz,{site}")
+    (scans / "t.csv").write_text("\n".join(rows))
+    study = tmp_path / "study.json"
+    options = ["--leave-one-site-out", "--fold", 0, "-o", study, "--json"]
+    assert unigan("init", scans / "t.csv", *options) == 0
+    result = json.loads(capsys.readouterr().out)
+    tested = [c for c in Study.load(study).cases if c.split == "test"]
+    # The twin of a tested subject lies at the other site: kept apart with it, and not tested.
+    assert sorted(c.subject for c in tested) == ["other", "phantom002"]
+    assert result["classes"]["test"]["label_1"] == 2
+    assert result["left_out"] == 1
+    assert unigan("convert", study, "--to", "csv", "-o", tmp_path / "out" / "t.csv") == 0
+    assert "Note: 1 scans that the split leaves out are not converted" in capsys.readouterr().out
+
+
 def test_a_fold_is_prepared(scans, tmp_path, capsys):
     study = tmp_path / "study.json"
     assert unigan("prepare", study, "--fold", 0) == 3

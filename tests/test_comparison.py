@@ -132,6 +132,23 @@ def test_undefined_and_failed_cases(tmp_path):
     assert "1 pairs undefined for both" in said
 
 
+def test_names_that_were_not_annotated_are_no_pairs(tmp_path):
+    a, b = cohort(modalities=("ct",)), cohort(0.1, modalities=("ct",))
+    nobody = dict.fromkeys((*aggregation.SCORES, "n_true", "unit")) | {"status": "unannotated"}
+    # Of one name in half of the cases, of the other in all.
+    for i in (*range(4), *range(8, 16)):
+        a[i] |= nobody
+        b[i] |= nobody
+    result = comparison.compare(systems_of(tmp_path, a=a, b=b))
+    for one, none in zip(result["rows"][::2], result["rows"][1::2], strict=True):
+        assert (one["n"], one["losses"], one["undefined"]) == (4, 4, 0)
+        assert (none["n"], none["undefined"], none["failed_a"]) == (0, 0, 0)
+    assert not any("undefined" in note for note in result["notes"])
+    a[0] |= {"n_true": 9, "status": "ok"}
+    with pytest.raises(CodedError, match=r"KUG-T07 .*of 9 true voxels and not annotated"):
+        comparison.compare(systems_of(tmp_path, a=a, b=b))
+
+
 def test_distances_of_mixed_units_have_no_numbers(tmp_path):
     a, b = cohort(modalities=("ct",)), cohort(modalities=("ct",))
     for rows in (a, b):

@@ -72,6 +72,27 @@ def test_regions():
     assert REGIONS.overlapping
 
 
+def test_what_a_label_map_does_not_show():
+    assert CLASSES.annotated(None) == CLASSES.annotated(("lesion", "organ")) == (1, 1)
+    assert CLASSES.annotated(("lesion",)) == (0, 1)
+    assert CLASSES.unannotated_indices(("lesion",)) == (1,)
+    assert CLASSES.unannotated_indices(None) == REGIONS.unannotated_indices(None) == ()
+    # 4 is in the core too, which was annotated; 2 is in nothing that was.
+    assert REGIONS.unannotated_indices(("core",)) == (2,)
+    assert REGIONS.unannotated_indices(("whole",)) == ()
+
+
+def test_annotated_names_round_trip(tmp_path):
+    study = make_study()
+    first = dataclasses.replace(study.cases[0], annotated=("lesion",))
+    study = dataclasses.replace(study, cases=(first, *study.cases[1:]))
+    study.save(tmp_path / "study.json")
+    assert Study.load(tmp_path / "study.json").cases == study.cases
+    data = json.loads((tmp_path / "study.json").read_text())["cases"]
+    assert data[0]["annotated"] == ["lesion"]
+    assert all("annotated" not in case for case in data[1:])
+
+
 @pytest.mark.parametrize(
     ("labels", "text"),
     [
@@ -151,6 +172,18 @@ OTHER = {"modality": "ct", "split": "test"}
         (edited(labels=[1]), "KUG-D08", "s.labels: found list, expected an object"),
         (edited(labels={"a": ["1"]}), "KUG-D08", "expected a value of type int"),
         (edited(cases=[{"subject": "a"}]), "KUG-D08", r"cases\[0\]: found no key 'modality'"),
+        (
+            edited_case(annotated=["orgam"]),
+            "KUG-D08",
+            r"a_t1: found annotated 'orgam' \(did you mean 'organ'",
+        ),
+        (edited_case(annotated=[]), "KUG-D08", "a_t1: found annotated without a name"),
+        (edited_case(annotated="organ"), "KUG-D08", "annotated: found str, expected a list"),
+        (
+            edited_case(annotated=["organ"], label=None),
+            "KUG-D08",
+            "a_t1: found annotated without a label map",
+        ),
         (edited(cases=[edited()["cases"][0]] * 2), "KUG-D13", "a_t1: found the case twice"),
         (
             edited(cases=[edited()["cases"][0], edited_case(**OTHER)["cases"][0]]),

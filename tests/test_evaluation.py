@@ -238,6 +238,35 @@ def test_unknown_modality_uses_the_volumes_own_range(tmp_path):
     assert unknown["a", "lesion"]["known_modality"] is False
 
 
+def test_what_was_not_annotated_has_no_score(study):
+    # Label maps as they are: of `a` the lesion is not to count, of the broken `d` the organ.
+    marked = {"a": ("organ",), "d": ("lesion",)}
+    cases = [dataclasses.replace(c, annotated=marked.get(c.subject)) for c in study.cases]
+    partly = dataclasses.replace(study, cases=tuple(cases))
+    whole, _ = score(study)
+    rows, scored = score(partly)
+    hidden = {("a", "lesion"), ("d", "organ")}
+    for key, found in rows.items():
+        assert set(found) == set(whole[key])
+        if key in hidden:
+            assert found["status"] == "unannotated"
+            assert all(math.isnan(found[s]) for s in evaluation.SCORES)
+            assert (found["n_true"], found["case"]) == (None, whole[key]["case"])
+        elif key != ("a", "organ"):
+            np.testing.assert_equal({**found, "seconds": 0}, {**whole[key], "seconds": 0})
+    assert rows["d", "organ"]["message"] == rows["d", "lesion"]["message"] != ""
+    summary = evaluation.summarize([row for s in scored for row in s.rows])
+    assert (summary["cases"], summary["failed"], summary["unannotated"]) == (5, 1, 2)
+    ct_lesion, t1_organ = (
+        next(r for r in summary["table"] if (r["modality"], r["name"]) == key)
+        for key in (("ct", "lesion"), ("t1", "organ"))
+    )
+    assert (ct_lesion["n"], ct_lesion["undefined"], ct_lesion["unannotated"]) == (0, 1, 1)
+    # The broken case counts as the worst for what it should have shown, and for nothing else.
+    assert (t1_organ["n"], t1_organ["failed"], t1_organ["unannotated"]) == (2, 0, 1)
+    assert summary["modalities"]["t1"]["failed"] == 1
+
+
 def test_studies_that_do_not_fit_are_refused(study):
     with pytest.raises(CodedError, match=r"KUG-T02 split: found 'tests'"):
         score(study, split="tests")
@@ -250,7 +279,8 @@ def test_studies_that_do_not_fit_are_refused(study):
 def row(modality, name, dice, status="ok", seconds=1.0):
     scores = {"dice": dice, "hd95": 10 * dice, "assd": dice, "unit": "mm"}
     scores |= dict.fromkeys(set(evaluation.SCORES) - set(scores), dice)
-    return {"modality": modality, "name": name, **scores, "status": status, "seconds": seconds}
+    head = {"case": f"{modality} {status}", "modality": modality, "name": name}
+    return {**head, **scores, "status": status, "seconds": seconds}
 
 
 def test_summary_means_over_cases_then_names_then_modalities():

@@ -174,8 +174,15 @@ def test_more_memory_gives_larger_patches_and_batches():
     assert voxels[1] > 4 * voxels[0]
     assert large.configuration(2).batch_size > small.configuration(2).batch_size
     assert "shrunk until two samples fit into 1 GiB" in small.reasons["3d.patch_size"]
+    # No reason says that something fits which does not.
+    least = plan_of(facts, memory=0.01)
+    assert least.configuration(3).patch_size == (16, 16, 16)
+    assert ": the least, and yet two need" in least.reasons["3d.patch_size"]
+    assert "the least" not in small.reasons["3d.patch_size"] + large.reasons["3d.patch_size"]
     with pytest.raises(CodedError, match=r"KUG-T02 memory: found 0, expected more than 0 GiB"):
         plan_of(facts, memory=0)
+    with pytest.raises(CodedError, match=r"KUG-T06 .* 4 MiB for two samples of 16 x 16.*at most 1"):
+        plan_of(facts, memory=0.001)
 
 
 def test_batch_is_at_most_a_twentieth_of_the_voxels_but_at_least_two():
@@ -187,6 +194,7 @@ def test_batch_is_at_most_a_twentieth_of_the_voxels_but_at_least_two():
 def test_huge_slices_are_capped():
     plan = plan_of(make_facts([(9000, 3000, 1)]), memory=10_000)
     assert math.prod(plan.configuration(2).patch_size) <= 2048**2
+    assert ", then shrunk to at most 4194304 voxels;" in plan.reasons["2d.patch_size"]
 
 
 @pytest.mark.parametrize(

@@ -286,3 +286,17 @@ def test_translations_stand_in_the_page_of_a_run_that_makes_them(full_run):
     assert "scores of translations" in page.words()
     shown = next(i for i in page.images if i["alt"].startswith("One validation slice"))
     assert png_size(shown["src"]) == (200, 100)
+
+
+def test_names_that_were_not_annotated_have_a_column(tmp_path):
+    run = tmp_path / "run"
+    write_scores(run)
+    assert "<th>not annotated</th>" not in report.write(run).read_text()
+    content = config.read_json(run / "metrics.json")
+    rows = content["rows"]
+    rows[1] |= dict.fromkeys((*evaluation.SCORES, "n_true", "unit")) | {"status": "unannotated"}
+    content |= evaluation.summarize([r | {"seconds": 1.0} for r in rows])
+    config.write_json(run / "metrics.json", config.finite(content))
+    page = report.write(run).read_text()
+    assert page.count("<th>not annotated</th>") == 1
+    assert "<td>lesion</td><td>0</td><td>0</td><td>1</td>" in page

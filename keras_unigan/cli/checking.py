@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -63,11 +64,13 @@ def check(
         printer.say(*[f"{case}: left out: {why}" for case, why in done.left])
         printer.say(f"Wrote {done.study}")
         result["fix"] = dataclasses.asdict(done)
-        printer.result(result, f"unigan check {done.study}")
+        printer.result(result, f"unigan check {quote(str(done.study))}")
     else:
         bad = report.levels["error"]
         advice = (
-            f"unigan check {study} --fix repaired" if bad else f"unigan prepare {study} -o shards"
+            f"unigan check {quote(study)} --fix repaired"
+            if bad
+            else f"unigan prepare {quote(study)} -o shards"
         )
         printer.result(result, advice)
     if report.levels["error"]:
@@ -106,4 +109,4 @@ def scrub(
     )
     result = {"output": output, "files": sorted(done.files.values()), "fields": done.fields}
     result |= {"subjects": len(done.subjects), "left": len(done.left), "mapping": mapping}
-    printer.result(result, f"unigan init {output}")
+    printer.result(result, f"unigan init {quote(output)}")

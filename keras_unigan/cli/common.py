@@ -90,7 +90,7 @@ def need(module, extra):
         ) from error
 
 
-def claim(path, overwrite, file=False):
+def claim(path, overwrite, file=False, fix="add --overwrite"):
     """Refuses to write over a file or a folder that holds something, unless asked.
 
     Raises:
@@ -106,9 +106,7 @@ def claim(path, overwrite, file=False):
             "a path that can be written",
         )
     if path.exists() and not overwrite and (path.is_file() or any(path.iterdir())):
-        raise CodedError(
-            "KUG-E02", path, "something there already", "a new path", fix="add --overwrite"
-        )
+        raise CodedError("KUG-E02", path, "something there already", "a new path", fix=fix)
 
 
 def use_device(device):

@@ -4,7 +4,9 @@ import collections
 import dataclasses
 import json as json_module
 import sys
+from os.path import relpath
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -100,14 +102,14 @@ def init(
         f"{'Regions' if study.labels.overlapping else 'Labels'}: {names}",
         *lines,
         *[f"{bare} images have no label map"] * bool(bare),
-        *[f"Not used: {readers.common.listed((Path(p).name for p in found.left), 3)}"]
+        *[f"Not used: {readers.common.listed((relpath(p, source) for p in found.left), 3)}"]
         * bool(found.left),
         f"Would write {output}" if dry_run else f"Wrote {output} and {assignment}",
     )
     result = {"study": output, "assignment": assignment, "cases": len(study.cases)}
     result |= {**more, "channels": study.channels, "without_label": bare}
     result["not_used"] = list(found.left)
-    printer.result(result, f"unigan prepare {output} -o shards")
+    printer.result(result, f"unigan check {quote(output)}")
 
 
 def _stained(study):
@@ -135,17 +137,21 @@ def plan(
     job = need("keras_unigan.pipelines.fingerprint", "pipelines")
     printer = Printer(json, quiet)
     claim(output, overwrite, file=True)
-    arguments = ["--study", study, "--output", str(Path(output).with_name("fingerprint.json"))]
+    stem = Path(output).stem
+    # Plans of two studies may lie side by side.
+    measured = "fingerprint.json" if stem == "plan" else f"{stem}.fingerprint.json"
+    arguments = ["--study", study, "--output", str(Path(output).with_name(measured))]
     arguments += ["--plan_output", output, *(["--limit", str(limit)] if limit else [])]
     arguments += ["--overwrite"] if overwrite else []
-    arguments += ["--memory", str(memory)] if memory else []
+    arguments += ["--memory", str(memory)] if memory is not None else []
     arguments += ["--window", window] if window else []
     summary = job.run([*arguments, *(beam or [])])
     decided = Plan.load(output)
     printer.say(*foreseeing.plan_lines(decided))
     printer.say(f"Wrote {output} and {arguments[3]}")
     printer.result(
-        {**summary, "plan": decided.to_dict()}, f"unigan prepare {study} --plan {output} -o shards"
+        {**summary, "plan": decided.to_dict()},
+        f"unigan prepare {quote(study)} --plan {quote(output)} -o shards",
     )
     refuse_dead_letters(summary)
 
@@ -175,8 +181,8 @@ def counted(counters):
     stages = ", ".join(f"{stage} {value:.1f} s" for stage, value in seconds.items())
     kept = counters["volumes_kept"]
     return [
-        f"{counters['volumes']} volumes in {counters['shards']} shards by {counters['workers']} "
-        f"worker(s), {counters['bytes_read'] / 1e6:.1f} MB read, "
+        f"{counters['volumes']} volumes worked on in {counters['shards']} shards by "
+        f"{counters['workers']} worker(s), {counters['bytes_read'] / 1e6:.1f} MB read, "
         f"{counters['bytes_written'] / 1e6:.1f} MB written; {stages}",
         *[f"{kept} volumes in {counters['shards_kept']} shards were there already"] * (kept > 0),
     ]
@@ -224,7 +230,7 @@ def prepare(
         printer.result(foreseen)
         return
     if "://" not in output:
-        claim(output, overwrite or resume)
+        claim(output, overwrite or resume, fix="add --resume to go on, or --overwrite")
     if fold is not None:
         study = splitting.write_fold(study, fold, overwrite or resume)
     if not resume and "://" not in f"{study}{output}":
@@ -236,7 +242,7 @@ def prepare(
     arguments += ["--limit", str(limit)] if limit else []
     arguments += ["--overwrite"] if overwrite else []
     arguments += ["--resume"] if resume else []
-    arguments += ["--memory", str(memory)] if memory else []
+    arguments += ["--memory", str(memory)] if memory is not None else []
     arguments += ["--window", window] if window else []
     summary = job.run([*arguments, *(beam or [])])
     if "graph_bytes" in summary:
@@ -247,5 +253,7 @@ def prepare(
         printer.say(f"{split}: {', '.join(f'{n} {m}' for m, n in counts.items())}")
     printer.say(*counted(summary["counters"]), f"Wrote {output} in {summary['seconds']:.1f} s")
     done = skip_bad or not summary["dead_letters"]
-    printer.result(summary, f"unigan train {output} --model segan -o runs/a" if done else None)
+    printer.result(
+        summary, f"unigan train {quote(output)} --model segan -o runs/a" if done else None
+    )
     refuse_dead_letters(summary, skip_bad)

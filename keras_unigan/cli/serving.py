@@ -1,6 +1,7 @@
 """`unigan export`, `push`, `serve` and `deploy`: models before a server."""
 
 import os
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -31,25 +32,25 @@ def export(
     from keras_unigan.exporting import cards
 
     printer = Printer(json, quiet)
-    network, run_plan, translator = _networks(run)
+    network, run_plan, others = _networks(run)
     facts = cards.facts_of_run(run, licence)
-    result = push_module.export_model(
-        network, run_plan, output, keep, translator=translator, facts=facts
-    )
+    result = push_module.export_model(network, run_plan, output, keep, facts=facts, **others)
     word = "Wrote" if result["pushed"] else "Already there, unchanged:"
     printer.say(f"{word} {result['destination']}")
-    printer.result(result, f"unigan serve {output} --port 8500 --rest_api_port 8501")
+    printer.result(result, f"unigan serve {quote(output)} --port 8500 --rest_api_port 8501")
 
 
 def _networks(run):
-    """Segmentor, plan, and the translator of a run that has one of its own."""
+    """Segmentor, plan, and a dict of the translator and the classifier, where a run has them."""
     from pathlib import Path
 
-    from keras_unigan import inference, training
+    from keras_unigan import classification, inference, training
 
     network, run_plan = training.load_run(run)
     own = (Path(run) / "translator.keras").is_file()
-    return network, run_plan, inference.load_network(run, "translator.keras") if own else None
+    translator = inference.load_network(run, "translator.keras") if own else None
+    classifier = classification.load(run)
+    return network, run_plan, {"translator": translator, "classifier": classifier}
 
 
 def push(
@@ -120,12 +121,13 @@ def push(
     word = "Wrote" if result["pushed"] else "Already there, unchanged:"
     checked = ", ".join(result["blessings"]) or "nothing: forced"
     printer.say(f"{word} {result['destination']} (checked: {checked})")
-    printer.result(result, f"unigan serve {output}")
+    printer.result(result, f"unigan serve {quote(output)}")
 
 
 def _check_infra(folder, run, printer):
     gates = need("keras_unigan.serving.gates", "serving")
-    path = gates.judge_infra(folder, *_networks(run))
+    network, run_plan, others = _networks(run)
+    path = gates.judge_infra(folder, network, run_plan, **others)
     printer.say(f"Checked against {run}: {path}")
 
 

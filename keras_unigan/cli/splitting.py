@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -81,7 +82,7 @@ def split(
     verb = "Would write" if dry_run else "Wrote"
     printer.say(*lines, f"{verb} {files[0]} and {files[1]}")
     result = {"study": output, "assignment": str(files[1]), **result}
-    printer.result(result, f"unigan prepare {output} -o shards")
+    printer.result(result, f"unigan check {quote(output)}")
 
 
 def scheme_of(fractions, folds, leave_one_site_out, pairs, seed):
@@ -99,7 +100,11 @@ def scheme_of(fractions, folds, leave_one_site_out, pairs, seed):
         raise
     except ValueError:
         raise CodedError(
-            "KUG-T02", "--fractions", fractions, "three shares that sum to 1, the first positive"
+            "KUG-T02",
+            "--fractions",
+            fractions,
+            "three shares that sum to 1, the first positive",
+            fix="--fractions 0.7,0.15,0.15",
         ) from None
 
 
@@ -175,8 +180,10 @@ def summary(study, made, copies, unread):
     sites = collections.Counter((case.split, case.site) for case in study.cases if case.site)
     counts = {s: {m: pairs[s, m] for m in study.modalities} for s in SPLITS}
     classes = {s: collections.Counter() for s in SPLITS}
-    for place in made.subjects.values():
-        classes[place.split].update(place.classes)
+    used = {case.subject for case in study.cases}
+    for subject, place in made.subjects.items():
+        if subject in used:
+            classes[place.split].update(place.classes)
     lines = []
     if made.folds:
         of = f" (site {made.sites[made.fold]})" if made.sites else ""

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import sys
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -110,4 +111,4 @@ def train(
     best = summary["best_dice"]
     kept = "no validation case, so the last weights" if math.isnan(best) else f"Dice {best:.3f}"
     printer.say(f"Wrote {output}: best validation: {kept}")
-    printer.result(summary, f"unigan evaluate {output} study.json")
+    printer.result(summary, f"unigan evaluate {quote(output)} study.json")

@@ -1,5 +1,6 @@
 """`unigan predict`, `evaluate` and `report`: what a run is good for."""
 
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -129,7 +130,7 @@ def evaluate(
         found = evaluate_translations(printer, run, study, split, known, segmentor, limit)
         summary = {**summary, "translation": found}
         summary["failed"] = max(summary["failed"], found["failed"])
-    printer.result(summary, f"unigan report {run}")
+    printer.result(summary, f"unigan report {quote(run)}")
     if summary["failed"]:
         raise typer.Exit(3)
 
@@ -139,13 +140,18 @@ def show_scores(printer, summary):
     if not printer.silent:
         # What fits into 80 columns; the files hold all of it.
         heads = {"dice_mean": "Dice", "dice_sd": "sd", "nsd_mean": "NSD", "hd95_mean": "HD95"}
-        keys = ("modality", "name", "n", "undefined", *heads, "unit")
+        # Studies in which some names were looked for in some cases only have one count more.
+        apart = ("unannotated",) if summary["unannotated"] else ()
+        keys = ("modality", "name", "n", "undefined", *apart, *heads, "unit")
         rows = [tuple(row[key] for key in keys) for row in summary["table"]]
         title = f"{summary['split']} split, original grid"
         table(title, [heads.get(key, key) for key in keys], rows)
     counted = f"macro Dice {summary['macro_dice']:.2f} of {summary['cases']} cases"
     if summary["undefined"]:
         counted += f"; {summary['undefined']} undefined scores (nothing there, nothing found) "
+        counted += "are in no mean"
+    if summary["unannotated"]:
+        counted += f"; {summary['unannotated']} scores of names that were not annotated in a case "
         counted += "are in no mean"
     if summary["failed"]:
         counted += f"; {summary['failed']} cases that could not be used count as 0"

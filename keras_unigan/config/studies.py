@@ -116,6 +116,31 @@ class Labels:
         """File values of one scored name."""
         return tuple((self.classes or self.regions)[name])
 
+    def annotated(self, names):
+        """For each scored name 1 where it is in `names`, else 0; all 1 for None."""
+        return tuple(int(names is None or name in names) for name in self.foreground)
+
+    def unannotated_indices(self, names):
+        """Label-map indices that belong to none of `names` though they belong to a scored name."""
+        first = len(self.names) - len(self.foreground)
+        kept = self.annotated(names)
+        return tuple(
+            index
+            for index, row in enumerate(self.membership)
+            if any(row[first:]) and not any(m and a for m, a in zip(row[first:], kept, strict=True))
+        )
+
+    def check_annotated(self, names, where):
+        """Raises KUG-D08 for a name that is not scored; see `Case.annotated`."""
+        for name in names or ():
+            if name not in self.foreground:
+                raise CodedError(
+                    "KUG-D08",
+                    where,
+                    f"annotated {name!r}{did_you_mean(name, self.foreground)}",
+                    f"some of {list(self.foreground)}",
+                )
+
 
 @dataclasses.dataclass(frozen=True)
 class Case:
@@ -131,6 +156,9 @@ class Case:
         visit: Which visit, if there are several.
         channel: Which channel of a file with several the image is, counted from 0; None for a file
             that holds this image alone.
+        annotated: Classes or regions that were looked for when the label map was made; None for
+            all. Of the others nothing is known: what the label map calls background may be any of
+            them, and so may voxels that it gives to them.
     """
 
     subject: str
@@ -141,10 +169,19 @@ class Case:
     site: str | None = None
     visit: str | None = None
     channel: int | None = None
+    annotated: tuple[str, ...] | None = None
 
     def __post_init__(self):
         if self.channel is not None and self.channel < 0:
             raise CodedError("KUG-D08", self.id, f"channel {self.channel}", "0 or more")
+        if self.annotated is not None and not (self.annotated and self.label):
+            raise CodedError(
+                "KUG-D08",
+                self.id,
+                "annotated without a label map" if self.annotated else "annotated without a name",
+                "names of what was looked for when the label map was made",
+                fix="leave annotated out for all names, and label too where nothing is annotated",
+            )
         if self.split is not None and self.split not in SPLITS:
             raise CodedError("KUG-D08", self.id, f"split {self.split!r}", f"one of {SPLITS}")
         if self.modality != self.modality.lower() or not self.modality:
@@ -214,6 +251,7 @@ class Study:
                     "KUG-D13", case.id, "the case twice", "one entry a subject, visit and modality"
                 )
             ids.add(case.id)
+            self.labels.check_annotated(case.annotated, case.id)
             if self.channels > 1 and case.channel is not None:
                 raise CodedError(
                     "KUG-D36",

@@ -57,7 +57,8 @@ def label_values(name):
             f"values {listed(f'{v:g}' for v in found)}",
             "whole numbers 0 to 255",
             "These are no classes; perhaps the file is an image.",
-            "give the label file, or map its values to 1 to 254",
+            "give the label file, or map its values to 1 to 254; with --label NAME=VALUE for each "
+            "class, unigan check lists all such files",
         )
     return {int(v) for v in whole}
 
@@ -69,7 +70,8 @@ def classes_of(study):
         study: `config.Study`.
 
     Returns:
-        Subject -> set of scored names, for subjects with a label map that was read.
+        Subject -> set of scored names, for subjects with a label map that was read. What was not
+        annotated in a case does not count.
     """
     values, found = {}, {}
     for case in study.cases:
@@ -86,7 +88,7 @@ def classes_of(study):
             own = found.setdefault(case.subject, set())
             own |= {
                 n
-                for n in study.labels.foreground
+                for n in case.annotated or study.labels.foreground
                 if values[path] & set(study.labels.file_values(n))
             }
     return found
@@ -195,8 +197,10 @@ def study_of(found, path, labels=None, name=None, channels=None):
         modalities = tuple(dict.fromkeys(c.modality for c in whole))
     own = Path(path).resolve().name.removesuffix(".csv").removesuffix(".tsv")
     name, labels = name or found.name or own, labels or found.labels
-    # Checked before labels are read, so that a missing file is named with its case.
-    check_study(Study(name, modalities, labels or Labels(classes={"any": (1,)}), found.cases))
+    # Checked before labels are read, so that a missing file is named with its case. What was
+    # annotated is checked when the names are known.
+    bare = tuple(dataclasses.replace(c, annotated=None) for c in found.cases)
+    check_study(Study(name, modalities, labels or Labels(classes={"any": (1,)}), bare))
     return Study(
         name,
         modalities,

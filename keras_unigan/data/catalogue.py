@@ -21,6 +21,8 @@ class Cases:
     shapes: list = dataclasses.field(default_factory=list)
     # Label indices of the foreground of each case, or None where nobody labelled it.
     indices: list = dataclasses.field(default_factory=list)
+    # Names that the label map of each case shows; empty where it shows all, or where there is none.
+    annotated: list = dataclasses.field(default_factory=list)
     channels: int = 1
     volumes: dict | None = None
 
@@ -34,6 +36,11 @@ class Cases:
         self.shapes.append(tuple(record["shape"].numpy().tolist()))
         found = set(record["foreground"][:, 3].numpy().tolist())
         self.indices.append(found if record["labelled"] else None)
+        self.annotated.append(tuple(name.decode() for name in record["annotated"].numpy()))
+
+    def annotations(self, labels):
+        """For each case and scored name 1 where the label map shows it, else 0."""
+        return [labels.annotated(names or None) for names in self.annotated]
 
     def only(self, numbers):
         """These cases alone; not for cases with arrays."""
@@ -62,7 +69,7 @@ def arrange(serialized, channels=1):
         "minimum": tf.reduce_min(image),
         "foreground": tf.concat([foreground, classes[:, None]], axis=1),
         "statistics": record["statistics"],
-        **{key: record[key] for key in ("labelled", "subject", "case")},
+        **{key: record[key] for key in ("labelled", "annotated", "subject", "case")},
     }
 
 
@@ -174,3 +181,42 @@ def collect(manifest, plan, budget, seed=0, paired=False):
         if complete:
             result[split].volumes = sampling.pack(kept[split])
     return result
+
+
+def check_classes(cases, plan):
+    """Refuses a class that the labelled cases of one modality have and those of another lack.
+
+    Args:
+        cases: `Cases` of the training split.
+        plan: `config.Plan`.
+
+    Raises:
+        CodedError: KUG-D15.
+    """
+    labels = plan.labels
+    labelled = [
+        (plan.modalities[domain], names or labels.foreground, indices)
+        for domain, names, indices in sorted(
+            zip(cases.domains, cases.annotated, cases.indices, strict=True), key=lambda c: c[0]
+        )
+        if indices is not None
+    ]
+    for number, name in enumerate(labels.names):
+        has: dict[str, bool] = {}
+        for modality, names, indices in labelled:
+            # Where nobody looked for it, it may well be there.
+            if name in names:
+                there = any(labels.membership[i][number] for i in indices)
+                has[modality] = has.get(modality, False) or there
+        if len(set(has.values())) > 1:
+            lacking = [modality for modality, yes in has.items() if not yes]
+            raise CodedError(
+                "KUG-D15",
+                f"class {name}",
+                f"no training case with it in {', '.join(lacking)}",
+                f"some, as in {', '.join(m for m, yes in has.items() if yes)}",
+                "The discriminator would tell modalities apart by it, and the generator learn to "
+                "paint it out.",
+                "add such cases, leave those modalities unlabelled, or accept it: "
+                "--set train.allow_missing_classes=true",
+            )

@@ -33,13 +33,14 @@ WORKERS = min(4, os.cpu_count() or 1)
 class _Reader:
     """What training and validation streams share."""
 
-    def __init__(self, cases, plan, spatial_dims, translated):
+    def __init__(self, cases, plan, spatial_dims, translated, partly):
         self.cases, self.plan, self.translated = cases, plan, translated
         chosen = plan.configuration(spatial_dims)
         self.slices = chosen.slices
         self.batch_size, self.flat = chosen.batch_size, spatial_dims == 2
         self.patch = (*chosen.patch_size, 1)[:3]
         self.normalize = IntensityNormalization.from_plan(plan)
+        self.annotated = cases.annotations(plan.labels) if partly else None
 
     def source(self, case):
         """The volume of a case number, from the cache or its shard."""
@@ -66,6 +67,10 @@ class _Reader:
         result = {"image": self.normalize(raw, domain, statistics)}
         if self.translated:
             result["real"] = self.normalize(raw, batch["domain"], statistics)
+        if self.annotated is not None:
+            # What fills up a batch has the number -1, and no label to which it could matter.
+            case = tf.maximum(batch["case"], 0)
+            result["annotated"] = tf.gather(tf.constant(self.annotated, tf.float32), case)
         return {**result, **{key: batch[key] for key in ENTRIES}}
 
     def finish(self, batch):
@@ -91,8 +96,8 @@ class _Reader:
 class _Training(_Reader):
     """The endless sequence of training draws."""
 
-    def __init__(self, cases, plan, spatial_dims, translated, seed, options, seen):
-        super().__init__(cases, plan, spatial_dims, translated)
+    def __init__(self, cases, plan, spatial_dims, translated, partly, seed, options, seen):
+        super().__init__(cases, plan, spatial_dims, translated, partly)
         self.seed, self.options, self.seen = seed, options, seen
         self.spacing = plan.spacing[:spatial_dims]
         every = range(len(cases.names))
@@ -216,8 +221,8 @@ def _following(domains, count):
 class _Validation(_Reader):
     """Tiles that cover every volume; each labelled voxel counts once."""
 
-    def __init__(self, cases, plan, spatial_dims, translated, trained):
-        super().__init__(cases, plan, spatial_dims, translated)
+    def __init__(self, cases, plan, spatial_dims, translated, partly, trained):
+        super().__init__(cases, plan, spatial_dims, translated, partly)
         self.following = _following(trained, len(plan.modalities))
 
     def tiles(self, case):
@@ -295,33 +300,6 @@ def _can_translate(cases, batch_size, targets):
     return len(set(cases.domains)) > 1 and (batch_size > 1 or targets == "uniform")
 
 
-def _check_classes(cases, plan):
-    """Refuses a class that the labelled cases of one modality have and those of another lack."""
-    found = {}
-    for domain, indices in zip(cases.domains, cases.indices, strict=True):
-        if indices is not None:
-            found.setdefault(domain, set()).update(indices)
-    for number, name in enumerate(plan.labels.names):
-        if name not in plan.labels.foreground:
-            continue
-        has = {
-            plan.modalities[domain]: any(plan.labels.membership[i][number] for i in indices)
-            for domain, indices in sorted(found.items())
-        }
-        if len(set(has.values())) > 1:
-            lacking = [modality for modality, yes in has.items() if not yes]
-            raise CodedError(
-                "KUG-D15",
-                f"class {name}",
-                f"no training case with it in {', '.join(lacking)}",
-                f"some, as in {', '.join(m for m, yes in has.items() if yes)}",
-                "The discriminator would tell modalities apart by it, and the generator learn to "
-                "paint it out.",
-                "add such cases, leave those modalities unlabelled, or accept it: "
-                "--set train.allow_missing_classes=true",
-            )
-
-
 def _check_translation(cases, plan, batch_size, targets):
     """Refuses what no translating game can learn from."""
     found = [plan.modalities[d] for d in sorted(set(cases.domains))]
@@ -380,6 +358,8 @@ def load(
     the gradient penalty; `case` int32 `(batch,)`, the number of the case in its split, -1 for none.
     What was drawn comes with the batch, so that a batch split over replicas keeps it. Translating
     games also get `real`, the image as its own modality shows it: it differs where `known` is 0.
+    Where some label map does not show all names, `annotated` float32 `(batch, names)` is 1 for
+    those of `plan.labels.foreground` that the sample's label map shows, 0 for the others.
 
     A training subject with scans in several modalities gives one of them (`catalogue.unpaired`),
     unless `options.pair_subjects`.
@@ -438,10 +418,11 @@ def load(
     elif translating:
         _check_translation(cases["train"], plan, chosen.batch_size, options.targets)
         if not options.allow_missing_classes:
-            _check_classes(cases["train"], plan)
+            catalogue.check_classes(cases["train"], plan)
     if seen is not None:
         seen.describe(cases["train"], plan)
-    common = (plan, spatial_dims, translating)
+    partly = any(0 in row for part in cases.values() for row in part.annotations(plan.labels))
+    common = (plan, spatial_dims, translating, partly)
     training = _Training(cases["train"], *common, seed, options, seen)
     train = training.endless(start_step) if endless else training.passes(start_step)
     if not cases["val"].files:

@@ -250,7 +250,8 @@ def _volume(array, affine, header, name, channel):
             name,
             f"{len(shape)} axes of sizes {shape}",
             "one volume (x, y, z) or one slice (x, y)",
-            fix="name the channel (its index on the last axis) of each case in the study",
+            fix="of an image, name the channel (its index on the last axis) of each case in the "
+            "study; save a label map as one volume with a value for each structure",
         )
     return Volume(array, affine, header)
 

@@ -194,6 +194,18 @@ def _refuse_values(counts, unknown, known, labels, where):
     )
 
 
+def forget_unannotated(index_map, labels, annotated):
+    """Label-map indices in which what belongs to nothing annotated is background.
+
+    Args:
+        index_map: uint8 indices.
+        labels: `config.Labels`.
+        annotated: Names as of `config.Case.annotated`.
+    """
+    gone = labels.unannotated_indices(annotated)
+    return np.where(np.isin(index_map, gone), np.uint8(0), index_map) if gone else index_map
+
+
 def decode_labels(index_map, labels):
     """Turns label-map indices back into the study's file values (a merged class: its first).
 
@@ -290,7 +302,7 @@ def check_pair(image, label, where):
         )
 
 
-def align(volume, label, labels, where):
+def align(volume, label, labels, where, annotated=None):
     """Checks a case and reorients it.
 
     Args:
@@ -298,9 +310,10 @@ def align(volume, label, labels, where):
         label: `nifti.Volume` of the label map with the study's file values, or None.
         labels: `config.Labels`.
         where: What an error calls the case.
+        annotated: Names as of `config.Case.annotated`.
 
     Returns:
-        RAS+ `Volume` and its uint8 indices, or None without a label.
+        RAS+ `Volume` and its uint8 indices, or None without a label; see `forget_unannotated`.
 
     Raises:
         CodedError: KUG-D03, KUG-D04, KUG-D05, KUG-D06 or KUG-D12; see `check_pair`,
@@ -312,10 +325,11 @@ def align(volume, label, labels, where):
         return ras, None
     label = nifti.to_ras(label)
     check_pair(ras, label, where)
-    return ras, encode_labels(label.array, labels, where)
+    index_map = encode_labels(label.array, labels, where)
+    return ras, forget_unannotated(index_map, labels, annotated)
 
 
-def prepare(volume, plan, label=None, where="image"):
+def prepare(volume, plan, label=None, where="image", annotated=None):
     """Brings a case to the plan's grid: RAS+, crop to what is not background, planned spacing.
 
     Args:
@@ -323,6 +337,7 @@ def prepare(volume, plan, label=None, where="image"):
         plan: `config.Plan`.
         label: `nifti.Volume` of the label map with the study's file values, or None.
         where: What an error calls the case.
+        annotated: Names as of `config.Case.annotated`.
 
     Returns:
         `Prepared`.
@@ -330,7 +345,7 @@ def prepare(volume, plan, label=None, where="image"):
     Raises:
         CodedError: As `align` does.
     """
-    ras, index_map = align(volume, label, plan.labels, where)
+    ras, index_map = align(volume, label, plan.labels, where, annotated)
     inside = nonbackground(ras.array)
     box = crop_box(ras.array, inside)
     cropped = ras.array[box]

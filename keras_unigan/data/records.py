@@ -36,6 +36,9 @@ FEATURES = {
 }
 """Key -> how it is parsed, of images of one channel; see `parse` for the meaning."""
 
+ANNOTATED = {"annotated": tf.io.FixedLenSequenceFeature([], tf.string, allow_missing=True)}
+"""As `FEATURES`, of what the records alone have whose label maps do not show all names."""
+
 IMAGE_DTYPES = ("uint8", "int16", "float32")
 FOREGROUND_LIMIT = 2048
 _PIECE = 1 << 17
@@ -62,10 +65,18 @@ def features(channels=1):
     return FEATURES | several
 
 
-def schema(channels=1):
-    """The features as JSON: key -> type and shape."""
+def schema(channels=1, cases=()):
+    """The features as JSON: key -> type and shape, -1 where records differ in it.
+
+    Args:
+        channels: Channels of the images.
+        cases: `config.Case` of the records.
+    """
     parsed = features(channels).items()
-    return {k: {"type": f.dtype.name, "shape": list(f.shape)} for k, f in parsed}
+    found = {k: {"type": f.dtype.name, "shape": list(f.shape)} for k, f in parsed}
+    if any(case.annotated for case in cases):
+        found["annotated"] = {"type": "string", "shape": [-1]}
+    return found
 
 
 def _smallest(image):
@@ -158,6 +169,9 @@ def to_example(case, prepared):
     parts["spacing"].float_list.value.extend(spacing.tolist())
     if image.ndim > 3:
         parts["channels"].int64_list.value.extend(image.shape[3:])
+    if labelled and case.annotated:
+        names = [name.encode() for name in case.annotated]
+        parts["annotated"].bytes_list.value.extend(names)
     return example.SerializeToString(deterministic=True)
 
 
@@ -176,10 +190,11 @@ def parse(serialized, channels=1):
         Dict: `image` float32 (x, y, z), raw intensities, of several channels (x, y, z, channels);
         `label_map` uint8 (x, y, z), 255 everywhere when not labelled; `labelled` bool; `statistics`
         float32 (4,), of several channels (channels, 4); `spacing` float32 (3,) in mm; `affine`
-        float64 (4, 4) to RAS+ mm; `foreground` int32 (n, 3), voxels to draw patches around; `case`,
+        float64 (4, 4) to RAS+ mm; `foreground` int32 (n, 3), voxels to draw patches around;
+        `annotated` strings (n,), names that the label map shows, none where it shows all; `case`,
         `subject`, `modality`, `split` strings.
     """
-    record = tf.io.parse_single_example(serialized, features(channels))
+    record = tf.io.parse_single_example(serialized, features(channels) | ANNOTATED)
     shape = record["shape"]
     dtype = tf.argmax(tf.equal(record["image_dtype"], IMAGE_DTYPES))
     branches = [
@@ -204,7 +219,7 @@ def parse(serialized, channels=1):
         "spacing": record["spacing"],
         "affine": tf.reshape(tf.io.decode_raw(record["affine"], tf.float64), (4, 4)),
         "foreground": tf.reshape(tf.io.decode_raw(record["foreground"], tf.int32), (-1, 3)),
-        **{k: record[k] for k in ("case", "subject", "modality", "split")},
+        **{k: record[k] for k in ("annotated", "case", "subject", "modality", "split")},
     }
 
 

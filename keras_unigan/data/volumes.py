@@ -148,12 +148,13 @@ def scans_in(folder):
     known = [p for p in entries if p.is_file() and ending(p) not in (None, ".dcm", *_HALVES)]
     if known:
         return known
-    if _holds_dicom(entries):
+    if holds_dicom(entries):
         return [Path(folder)]
-    return [p for p in entries if p.is_dir() and _holds_dicom(p.iterdir())]
+    return [p for p in entries if p.is_dir() and holds_dicom(p.iterdir())]
 
 
-def _holds_dicom(paths):
+def holds_dicom(paths):
+    """Whether one of the paths is a DICOM file."""
     return any(p.is_file() and (ending(p) == ".dcm" or dicom.is_dicom(p)) for p in paths)
 
 

@@ -28,6 +28,7 @@ class Model:
         run: Function of images, domains and statistics; see `export.serving_function`.
         card: Text of the model card.
         translate: Function of images, sources and targets giving intensities, or None.
+        classify: Function of images giving a score of each modality, or None.
     """
 
     network: typing.Any
@@ -35,6 +36,7 @@ class Model:
     run: typing.Callable
     card: str = ""
     translate: typing.Callable | None = None
+    classify: typing.Callable | None = None
 
     @property
     def one_channel(self):
@@ -221,6 +223,16 @@ def _translate(model):
     return translate, [model.image, _strings("modality"), _strings("target")]
 
 
+def _classify_modality(model):
+    names = tf.constant(model.plan.modalities)
+
+    def classify_modality(image):
+        scores = model.classify(_checked_image(model, image))
+        return {"scores": scores, "modality": tf.gather(names, tf.argmax(scores, axis=1))}
+
+    return classify_modality, [model.image]
+
+
 def translation(network, plan, normalization):
     """Function of images, sources and targets (domains) giving intensities of the target.
 
@@ -287,97 +299,14 @@ SIGNATURES = {
         _translate,
         lambda model: model.translate is not None,
     ),
+    "classify_modality": (
+        "raw image; a score of each modality of the card, and the likeliest",
+        _classify_modality,
+        lambda model: model.classify is not None,
+    ),
 }
 
 
 def of(model):
     """Names of the signatures that a model has."""
     return [name for name, (_, _, has) in SIGNATURES.items() if has(model)]
-
-
-def example_inputs(plan, names, dims, sides=None):
-    """One synthetic request per signature, for warm-up and for checks; never data of a patient.
-
-    Args:
-        plan: `config.Plan`.
-        names: Signatures wanted.
-        dims: Spatial dimensions of the network.
-        sides: Spatial size of images; None takes the patch of the plan.
-
-    Returns:
-        Signature -> inputs (name -> array).
-    """
-    sides = tuple(sides or plan.configuration(dims).patch_size)
-    image = noise((1, *sides, plan.inputs(dims)))
-    modality = strings(plan.modalities[0])
-    requests = {
-        "serving_default": {"image": image},
-        "describe": {"request": np.zeros(1, np.int64)},
-        "segment": {
-            "image": image,
-            "modality": modality,
-            "statistics": np.broadcast_to(
-                np.float32([500.0, 250.0, 5.0, 995.0]), (1, *plan.statistics_shape)
-            ),
-        },
-        "translate": {
-            "image": image,
-            "modality": modality,
-            "target": strings(plan.modalities[-1]),
-        },
-    }
-    volume = phantom((*sides, 3)[:3])
-    requests["segment_volume"] = {
-        "volume": volume[None],
-        "spacing": np.float32([plan.spacing]),
-        "modality": modality,
-    }
-    requests["segment_nifti"] = {
-        "nifti_bytes": strings(encode(volume.astype(np.int16), plan.spacing)),
-        "modality": strings(""),
-    }
-    requests["serve_examples"] = {"examples": strings(example(volume, plan))}
-    return {name: requests[name] for name in names}
-
-
-def noise(shape):
-    """Synthetic intensities, float32."""
-    return np.random.default_rng(0).uniform(0, 1000, shape).astype(np.float32)
-
-
-def phantom(shape):
-    """Synthetic volume, float32 whole numbers: noise in a ball on a background of 0."""
-    grid = np.meshgrid(*[np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in shape])
-    inside = np.moveaxis(sum(g**2 for g in grid), 0, 1) < 0.9
-    return np.where(inside, 1 + np.floor(noise(shape)), 0).astype(np.float32)
-
-
-def strings(*values):
-    """Object array of bytes: NumPy's own bytes type would drop trailing zeros."""
-    array = np.empty(len(values), object)
-    array[:] = [v if isinstance(v, bytes) else v.encode() for v in values]
-    return array
-
-
-def encode(volume, spacing):
-    """Bytes of a `.nii` of a volume with a spacing in mm."""
-    from keras_unigan.data import nifti
-
-    return nifti.encode(volume, affine=np.diag([*spacing, 1.0]))
-
-
-def example(volume, plan):
-    """Serialised record of a prepared volume, as shards hold it."""
-    from keras_unigan.config import Case
-    from keras_unigan.data import preprocessing
-
-    prepared = preprocessing.Prepared(
-        image=volume,
-        label_map=None,
-        statistics=preprocessing.statistics(volume),
-        affine=np.diag([*plan.spacing, 1.0]),
-        box=tuple(slice(0, n) for n in volume.shape),
-        ras_shape=volume.shape,
-    )
-    case = Case("synthetic", plan.modalities[0], "synthetic.nii")
-    return records.to_example(case, prepared)

@@ -30,6 +30,7 @@ from keras_unigan.losses.consistency import (
 from keras_unigan.losses.segmentation import (
     class_cross_entropy,
     focal_tversky,
+    marginal_logits,
     pooled_dice,
     region_cross_entropy,
     soft_dice,
@@ -63,4 +64,4 @@ LOSSES = {
     "domain_classification": domain_classification,
 }
 
-__all__ = ["ADVERSARIAL", "LOSSES", "local_image", "ramp", *LOSSES]
+__all__ = ["ADVERSARIAL", "LOSSES", "local_image", "marginal_logits", "ramp", *LOSSES]

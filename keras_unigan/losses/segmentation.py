@@ -10,6 +10,36 @@ does not change it.
 import keras
 
 EPSILON = 1e-5
+NEVER = -1e9
+"""Logit of what cannot be: its probability is 0 in float32, and it has no gradient."""
+
+
+def marginal_logits(logits, annotated):
+    """Logits of exclusive classes where the background is all that may be one.
+
+    Their softmax has the probability of the background and of all classes that were not annotated
+    in place of the background's, and 0 in place of theirs. Cross-entropy and Dice of that against a
+    label map without those classes are the marginal cross-entropy and Dice.
+
+    Args:
+        logits: `(batch, *spatial, classes)`, the background first.
+        annotated: `(batch, classes - 1)`, 1 for the foreground classes that the sample's label map
+            shows, 0 for those that may be anywhere in its background.
+
+    Returns:
+        The same shape, float32; the logits themselves where all is annotated.
+
+    Reference: Shi et al. 2021, Marginal loss and exclusion loss for partially supervised
+    multi-organ segmentation, arXiv:2007.03868; Fidon et al. 2021, Label-set loss functions
+    for partial supervision, arXiv:2107.03846.
+    """
+    logits, annotated = _float32(logits, annotated)
+    shape = (-1, *[1] * (len(logits.shape) - 2), annotated.shape[-1])
+    own = keras.ops.reshape(annotated, shape) > 0
+    background, rest = logits[..., :1], logits[..., 1:]
+    inside = keras.ops.concatenate([background, keras.ops.where(own, NEVER, rest)], axis=-1)
+    background = keras.ops.logsumexp(inside, axis=-1, keepdims=True)
+    return keras.ops.concatenate([background, keras.ops.where(own, rest, NEVER)], axis=-1)
 
 
 def soft_dice(target, probabilities, valid, power=1):
@@ -100,13 +130,14 @@ def class_cross_entropy(target, logits, valid, class_weights=None):
     return loss, keras.ops.sum(valid, axis=tuple(range(1, len(valid.shape))))
 
 
-def region_cross_entropy(target, logits, valid):
-    """Sigmoid cross-entropy of overlapping regions, mean over regions and annotated voxels.
+def region_cross_entropy(target, logits, valid, annotated=None):
+    """Sigmoid cross-entropy of overlapping regions, mean over annotated regions and voxels.
 
     Args:
         target: `(batch, *spatial, regions)`, 0 or 1.
         logits: The same shape.
         valid: `(batch, *spatial)`, 1 where annotated.
+        annotated: `(batch, regions)`, 1 for those that the sample's label map shows; None for all.
 
     Returns:
         Loss and weight, each `(batch,)`.
@@ -114,7 +145,15 @@ def region_cross_entropy(target, logits, valid):
     target, logits, valid = _float32(target, logits, valid)
     # log(1 + e^z) - y z, in the form that does not overflow.
     voxels = keras.ops.softplus(logits) - target * logits
-    return _annotated_mean(keras.ops.mean(voxels, axis=-1), valid)
+    if annotated is None:
+        return _annotated_mean(keras.ops.mean(voxels, axis=-1), valid)
+    axes = (-1, *[1] * (len(valid.shape) - 1))
+    (annotated,) = _float32(annotated)
+    count = keras.ops.sum(annotated, axis=-1)
+    share = annotated / keras.ops.maximum(count, 1.0)[:, None]
+    voxels = keras.ops.sum(voxels * keras.ops.reshape(share, (*axes, share.shape[-1])), axis=-1)
+    some = keras.ops.cast(count > 0, "float32")
+    return _annotated_mean(voxels, valid * keras.ops.reshape(some, axes))
 
 
 def _overlap(target, probabilities, valid, power):

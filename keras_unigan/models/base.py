@@ -5,14 +5,15 @@ import contextlib
 import keras
 import tensorflow as tf
 
-from keras_unigan.config import IGNORE, Plan
+from keras_unigan.config import Plan
 from keras_unigan.layers import segment_logits
 from keras_unigan.metrics import Dice, harden
+from keras_unigan.models.annotation import Annotation
 from keras_unigan.models.means import FiniteDeviation, FiniteMean
 from keras_unigan.models.stepping import Stepping, unpacked
 
 
-class AdversarialModel(Stepping, keras.Model):
+class AdversarialModel(Stepping, Annotation, keras.Model):
     """Networks that play a game, one optimizer each, and an averaged copy of the main one.
 
     A subclass names its `roles` (attributes that hold its networks, the main one first) and its
@@ -34,6 +35,7 @@ class AdversarialModel(Stepping, keras.Model):
     Batches are dicts: `image` float32 `(batch, *patch, channels)` normalised to [-1, 1],
     `label_map` uint8 `(batch, *patch)` of label indices, 255 = not annotated, `domain` int32
     `(batch,)`; games that translate also take `known`, `target` and `noise` (`data.datasets`).
+    Where a label map shows some names only, `annotated` says which (`Annotation`).
 
     Args:
         networks: Role -> network.
@@ -232,8 +234,11 @@ class AdversarialModel(Stepping, keras.Model):
         size = tf.cast(tf.shape(batch["image"])[0], "float32")
         if probabilities is None:
             return self.report(self._test_means, terms, size)
-        target, valid = self.target(batch["label_map"])
+        annotated = batch.get("annotated")
+        target, valid = self.target(batch["label_map"], annotated)
         prediction = harden(probabilities, self.plan.labels.overlapping)
+        # Where nobody looked for a name, nothing that is found of it is wrong.
+        prediction = self.shown(prediction, annotated)
         self._dice.update_state(target, prediction, valid, batch["domain"])
         return {**self.report(self._test_means, terms, size), **self._dice.result()}
 
@@ -263,27 +268,6 @@ class AdversarialModel(Stepping, keras.Model):
         return {name: mean.result() for name, mean in means.items()}
 
     # What games compute with.
-
-    def target(self, label_map):
-        """Truth of every output, and where it is known.
-
-        Args:
-            label_map: `(batch, *spatial)` label indices, 255 where not annotated.
-
-        Returns:
-            Target `(batch, *spatial, outputs)` and mask `(batch, *spatial)`, float32; the target is
-            0 where not annotated.
-        """
-        valid = label_map != IGNORE
-        table = tf.constant(self.plan.labels.membership, "float32")
-        index = tf.where(valid, tf.cast(label_map, "int32"), 0)
-        valid = tf.cast(valid, "float32")
-        return tf.gather(table, index) * valid[..., None], valid
-
-    def activate(self, logits):
-        """Probabilities of logits: sigmoid for regions, softmax for classes; float32."""
-        logits = tf.cast(logits, "float32")
-        return tf.sigmoid(logits) if self.plan.labels.overlapping else tf.nn.softmax(logits)
 
     def average(self, values, weights):
         """Mean over the samples of weight 1 in the batch of all replicas.

@@ -4,12 +4,7 @@ import keras
 import tensorflow as tf
 
 from keras_unigan.config import IGNORE
-from keras_unigan.losses import (
-    cycle,
-    prototype_distillation,
-    region_cross_entropy,
-    region_prototype_distillation,
-)
+from keras_unigan.losses import cycle, region_cross_entropy
 from keras_unigan.models.masked import check_weights
 from keras_unigan.models.supervised import SupervisedModel
 
@@ -70,19 +65,39 @@ class MultiTaskModel(SupervisedModel):
         return None
 
     def evaluated(self, network, batch, training):
-        image, label_map = batch["image"], batch["label_map"]
+        image, label_map, annotated = batch["image"], batch["label_map"], batch.get("annotated")
         logits, *others = network.tasks(image, self.told(batch), training)
-        terms = self.losses_of(logits, label_map)
+        terms = self.losses_of(logits, label_map, annotated)
         for task, output in zip(network.further, others, strict=True):
             if task == "reconstruction":
                 terms[task] = cycle(image, output)
             elif task == "intermediate":
-                terms[task] = self.losses_of(output, label_map)["loss"]
+                terms[task] = self.losses_of(output, label_map, annotated)["loss"]
             else:
-                edge, valid = boundary(label_map)
+                edge, valid = self.boundary(label_map, annotated)
                 terms[task] = self.average(*region_cross_entropy(edge, output, valid))
             terms["loss"] += self.task_weight * terms[task]
         return terms, logits
+
+    def boundary(self, label_map, annotated=None):
+        """`boundary` of a label map, and where it is known, in spite of what was not annotated.
+
+        Anything may run through the background of a label map that does not show all classes, and
+        through regions too. Of those the boundary is known where all regions are.
+        """
+        if annotated is None:
+            return boundary(label_map)
+        complete = tf.reduce_min(annotated, axis=-1)
+        known = tf.reshape(complete, (-1, *[1] * self.spatial_dims))
+        if not self.plan.labels.overlapping:
+            target, valid = self.target(label_map, annotated)
+            index = tf.argmax(target, axis=-1, output_type=tf.int32)
+            label_map = tf.where(valid > 0, index, IGNORE)
+        edge, valid = boundary(label_map)
+        if not self.plan.labels.overlapping:
+            inside = tf.cast(label_map > 0, "float32")
+            known = tf.maximum(known, tf.maximum(inside, edge[..., 0]))
+        return edge, valid * known
 
     def get_config(self):
         return {**super().get_config(), "task_weight": self.task_weight}
@@ -156,11 +171,9 @@ class DistilledModel(SupervisedModel):
 
     def evaluated(self, network, batch, training):
         terms, logits = super().evaluated(network, batch, training)
-        truth, valid = self.target(batch["label_map"])
-        regions = self.plan.labels.overlapping
-        distil = region_prototype_distillation if regions else prototype_distillation
-        count = len(self.plan.modalities)
-        distillation = distil(truth, logits, valid, batch["domain"], count)
+        annotated = batch.get("annotated")
+        truth, valid = self.target(batch["label_map"], annotated)
+        distillation = self.distill(truth, logits, valid, batch["domain"], annotated)
         loss = terms["loss"] + self.distillation_weight * distillation
         return {**terms, "loss": loss, "distillation": distillation}, logits
 

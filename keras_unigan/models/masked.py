@@ -78,15 +78,24 @@ class MaskedCritic:
             arguments["groups"] = outputs
         return {**arguments, "channels": masked if mode == "shared" else masked * outputs}
 
-    def gap(self, image, probabilities, target, valid, training):
+    def gap(self, image, probabilities, target, valid, training, annotated=None):
         """`L_ms` between predicted and true masks, a scalar (methods §3.2).
 
         Predicted and true masks of all foreground classes go through the critic in one call:
-        spectral norm moves on at each one.
+        spectral norm moves on at each one. Masks of classes that were not annotated are 0 in both
+        (`Annotation`), and so differ nowhere; means over classes leave them out. The features of a
+        "joint" critic below its input are of all classes together.
         """
         masked = self.masked(image, probabilities, target, valid)
         # The input is taken as it is: the critic hands it back in its compute dtype.
         features = [masked, *self.critic(masked, training=training)[1:]]
+        share = 1.0
+        if annotated is not None:
+            # All classes, as the means below count them, for each one that can differ.
+            share = annotated.shape[-1] / tf.maximum(tf.reduce_sum(annotated, axis=-1), 1.0)
+        if annotated is not None and self.critic_mode == "joint":
+            both = tf.reshape(tf.tile(share, [2]), (-1, *[1] * (self.spatial_dims + 1)))
+            features[0], share = both * masked, 1.0
         start = 0 if self.include_input else 1
         predicted, true = zip(*(tf.split(f, 2, axis=0) for f in features[start:]), strict=True)
         if self.weighting == "level":
@@ -95,7 +104,7 @@ class MaskedCritic:
             factors = [FLAT_FACTORS[min(i, len(FLAT_FACTORS) - 1)] for i in range(len(features))]
             distance = multi_scale_l1_flat(predicted, true, factors[start:])
         distance = tf.reduce_mean(tf.reshape(distance, (-1, tf.shape(valid)[0])), axis=0)
-        return self.average(distance, annotated_samples(valid))
+        return self.average(share * distance, annotated_samples(valid))
 
     def masked(self, image, probabilities, target, valid):
         """All that the critic sees of a batch, predicted masks first, then true ones.

@@ -3,7 +3,6 @@
 import keras
 import tensorflow as tf
 
-from keras_unigan.losses import class_cross_entropy, region_cross_entropy, soft_dice
 from keras_unigan.models.base import AdversarialModel
 from keras_unigan.models.masked import MaskedCritic, check_weights
 from keras_unigan.models.stepping import Move
@@ -117,22 +116,24 @@ class SegAN(MaskedCritic, AdversarialModel):
         }
 
     def play(self, batch):
-        image, (target, valid) = batch["image"], self.target(batch["label_map"])
-        annotated = tf.reduce_any(valid > 0)
+        image, annotated = batch["image"], batch.get("annotated")
+        target, valid = self.target(batch["label_map"], annotated)
+        some = tf.reduce_any(valid > 0)
         with tf.GradientTape() as segmentor_tape:
             logits = self.segmentor(image, training=True)
-            probabilities = self.activate(logits)
+            probabilities = self.activate(logits, annotated)
         # 1. The critic widens the gap between true and predicted masks.
         with tf.GradientTape() as critic_tape:
-            critic_loss = -self.gap(image, probabilities, target, valid, training=True)
-        critic_norm = yield Move(critic_loss, critic_tape, "critic", annotated)
+            masks = probabilities, target, valid
+            critic_loss = -self.gap(image, *masks, training=True, annotated=annotated)
+        critic_norm = yield Move(critic_loss, critic_tape, "critic", some)
         self.constrain_critic()
         # 2. The segmentor narrows it. Spectral norm has made its step; batch norm has no other
         # statistics that fit this batch.
         with segmentor_tape:
             training = self.constraint == "clip"
-            terms = self.losses_of(image, logits, target, valid, training)
-        norm = yield Move(terms["loss"], segmentor_tape, "segmentor", annotated)
+            terms = self.losses_of(image, logits, target, valid, training, annotated)
+        norm = yield Move(terms["loss"], segmentor_tape, "segmentor", some)
         return {
             **terms,
             "critic_loss": critic_loss,
@@ -141,18 +142,18 @@ class SegAN(MaskedCritic, AdversarialModel):
         }
 
     def score(self, batch):
-        image, (target, valid) = batch["image"], self.target(batch["label_map"])
+        image, annotated = batch["image"], batch.get("annotated")
+        target, valid = self.target(batch["label_map"], annotated)
         logits = self.network(image, training=False)
-        terms = self.losses_of(image, logits, target, valid, training=False)
+        terms = self.losses_of(image, logits, target, valid, training=False, annotated=annotated)
         return {**terms, "critic_loss": -terms["multi_scale_l1"]}, self.activate(logits)
 
-    def losses_of(self, image, logits, target, valid, training):
+    def losses_of(self, image, logits, target, valid, training, annotated=None):
         """Every term of the segmentor's loss, scalars."""
-        probabilities = self.activate(logits)
-        gap = self.gap(image, probabilities, target, valid, training)
-        dice_loss = self.average(*soft_dice(target, probabilities, valid))
-        entropy = region_cross_entropy if self.plan.labels.overlapping else class_cross_entropy
-        ce_loss = self.average(*entropy(target, logits, valid))
+        probabilities = self.activate(logits, annotated)
+        gap = self.gap(image, probabilities, target, valid, training, annotated)
+        dice_loss = self.average(*self.dice_loss(target, logits, valid, annotated))
+        ce_loss = self.average(*self.cross_entropy(target, logits, valid, annotated))
         loss = gap + self.lambda_dice * dice_loss + self.ce_weight * ce_loss
         return {"loss": loss, "multi_scale_l1": gap, "dice_loss": dice_loss, "ce_loss": ce_loss}
 

@@ -3,13 +3,7 @@
 import keras
 import tensorflow as tf
 
-from keras_unigan.losses import (
-    class_cross_entropy,
-    minimax_critic_loss,
-    minimax_generator_loss,
-    region_cross_entropy,
-    soft_dice,
-)
+from keras_unigan.losses import minimax_critic_loss, minimax_generator_loss
 from keras_unigan.models.base import AdversarialModel
 from keras_unigan.models.masked import MaskedCritic, annotated_samples, check_weights
 from keras_unigan.models.segan import SPECTRAL_RATE
@@ -85,21 +79,24 @@ class SegANScalar(MaskedCritic, AdversarialModel):
         }
 
     def play(self, batch):
-        image, (target, valid) = batch["image"], self.target(batch["label_map"])
-        annotated = tf.reduce_any(valid > 0)
+        image, annotated = batch["image"], batch.get("annotated")
+        target, valid = self.target(batch["label_map"], annotated)
+        some = tf.reduce_any(valid > 0)
         with tf.GradientTape() as segmentor_tape:
             logits = self.segmentor(image, training=True)
-            probabilities = self.activate(logits)
+            probabilities = self.activate(logits, annotated)
         # 1. The critic tells true masks from predicted ones.
         with tf.GradientTape() as critic_tape:
             fake, real = self.scores(image, probabilities, target, valid, training=True)
-            critic_loss = self.average(*self.of_samples(minimax_critic_loss, valid, real, fake))
-        critic_norm = yield Move(critic_loss, critic_tape, "critic", annotated)
+            scores = real, fake
+            each = self.of_samples(minimax_critic_loss, valid, *scores, annotated=annotated)
+            critic_loss = self.average(*each)
+        critic_norm = yield Move(critic_loss, critic_tape, "critic", some)
         # 2. The segmentor wants its masks to be called true.
         with segmentor_tape:
             fake, _ = self.scores(image, probabilities, target, valid, training=False)
-            terms = self.losses_of(fake, logits, target, valid)
-        norm = yield Move(terms["loss"], segmentor_tape, "segmentor", annotated)
+            terms = self.losses_of(fake, logits, target, valid, annotated)
+        norm = yield Move(terms["loss"], segmentor_tape, "segmentor", some)
         return {
             **terms,
             "critic_loss": critic_loss,
@@ -108,20 +105,21 @@ class SegANScalar(MaskedCritic, AdversarialModel):
         }
 
     def score(self, batch):
-        image, (target, valid) = batch["image"], self.target(batch["label_map"])
+        image, annotated = batch["image"], batch.get("annotated")
+        target, valid = self.target(batch["label_map"], annotated)
         logits = self.network(image, training=False)
-        probabilities = self.activate(logits)
+        probabilities = self.activate(logits, annotated)
         fake, real = self.scores(image, probabilities, target, valid, training=False)
-        critic_loss = self.average(*self.of_samples(minimax_critic_loss, valid, real, fake))
-        terms = self.losses_of(fake, logits, target, valid)
-        return {**terms, "critic_loss": critic_loss}, probabilities
+        each = self.of_samples(minimax_critic_loss, valid, real, fake, annotated=annotated)
+        terms = self.losses_of(fake, logits, target, valid, annotated)
+        return {**terms, "critic_loss": self.average(*each)}, self.activate(logits)
 
-    def losses_of(self, fake, logits, target, valid):
+    def losses_of(self, fake, logits, target, valid, annotated=None):
         """Every term of the segmentor's loss, scalars."""
-        adversarial = self.average(*self.of_samples(minimax_generator_loss, valid, fake))
-        dice_loss = self.average(*soft_dice(target, self.activate(logits), valid))
-        entropy = region_cross_entropy if self.plan.labels.overlapping else class_cross_entropy
-        ce_loss = self.average(*entropy(target, logits, valid))
+        each = self.of_samples(minimax_generator_loss, valid, fake, annotated=annotated)
+        adversarial = self.average(*each)
+        dice_loss = self.average(*self.dice_loss(target, logits, valid, annotated))
+        ce_loss = self.average(*self.cross_entropy(target, logits, valid, annotated))
         loss = adversarial + self.lambda_dice * dice_loss + self.ce_weight * ce_loss
         return {
             "loss": loss,
@@ -139,10 +137,13 @@ class SegANScalar(MaskedCritic, AdversarialModel):
         halves = tf.split(self.critic(masked, training=training), 2, axis=0)
         return [tf.transpose(tf.reshape(half, (-1, tf.shape(valid)[0]))) for half in halves]
 
-    def of_samples(self, loss, valid, *scores):
-        """A loss of each sample, the mean over its classes, and the weights of the samples."""
-        each = tf.vectorized_map(lambda sample: loss(*sample), scores)
-        return each, annotated_samples(valid)
+    def of_samples(self, loss, valid, *scores, annotated=None):
+        """A loss of each sample, the mean over its annotated classes, and the samples' weights."""
+        each = tf.vectorized_map(lambda s: loss(*s), [tf.reshape(s, (-1,)) for s in scores])
+        each = tf.reshape(each, tf.shape(scores[0]))
+        counted = tf.ones_like(each) if annotated is None else annotated
+        count = tf.maximum(tf.reduce_sum(counted, axis=-1), 1.0)
+        return tf.reduce_sum(counted * each, axis=-1) / count, annotated_samples(valid)
 
     def get_config(self):
         weights = {"lambda_dice": self.lambda_dice, "ce_weight": self.ce_weight}

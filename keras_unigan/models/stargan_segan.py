@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from keras_unigan.layers import segment_logits
-from keras_unigan.losses import ramp, soft_dice
+from keras_unigan.losses import ramp
 from keras_unigan.models.masked import MaskedCritic, check_weights
 from keras_unigan.models.schedules import cosine
 from keras_unigan.models.stepping import Move
@@ -137,8 +137,9 @@ class StarGANSegAN(MaskedCritic, TranslationGame):
 
     def play(self, batch):
         image, source, real, _, target = self.unpack(batch)
-        truth, valid = self.target(batch["label_map"])
-        annotated = tf.reduce_any(valid > 0)
+        annotated = batch.get("annotated")
+        truth, valid = self.target(batch["label_map"], annotated)
+        some = tf.reduce_any(valid > 0)
         with tf.GradientTape(persistent=True) as tape:
             fake = self.generator.translate(image, source, target, training=True)
             logits = self.segmentor(image, training=True)
@@ -151,9 +152,9 @@ class StarGANSegAN(MaskedCritic, TranslationGame):
             norms["discriminator"] = yield Move(loss, discriminator_tape, "discriminator")
         # 2. The critic: true and predicted masks apart.
         with tf.GradientTape() as critic_tape:
-            probabilities = self.activate(logits)
-            critic_loss = -self.gap(image, probabilities, truth, valid, training=True)
-        norms["critic"] = yield Move(critic_loss, critic_tape, "critic", annotated)
+            masks = self.activate(logits, annotated), truth, valid
+            critic_loss = -self.gap(image, *masks, training=True, annotated=annotated)
+        norms["critic"] = yield Move(critic_loss, critic_tape, "critic", some)
         self.constrain_critic()
         # 3. Generator and segmentor together, each by its own optimizer.
         with tape:
@@ -161,7 +162,7 @@ class StarGANSegAN(MaskedCritic, TranslationGame):
             loss, others, variety = self.losses_of(
                 *networks, batch, logits, fake, truth, valid, training=True
             )
-        norms["segmentor"] = yield Move(loss, tape, "segmentor", annotated)
+        norms["segmentor"] = yield Move(loss, tape, "segmentor", some)
         norms["generator"] = yield Move(loss, tape, "generator")
         norms = {f"{role}_gradient_norm": norm for role, norm in norms.items()}
         terms = {**terms, "critic_loss": critic_loss, **others}
@@ -169,7 +170,7 @@ class StarGANSegAN(MaskedCritic, TranslationGame):
 
     def score(self, batch):
         image, source, real, _, target = self.unpack(batch)
-        truth, valid = self.target(batch["label_map"])
+        truth, valid = self.target(batch["label_map"], batch.get("annotated"))
         fake = self.translator.translate(image, source, target)
         logits = segment_logits(self.network, image, source)
         terms, watched = self.discriminate(real, fake, batch)
@@ -186,14 +187,14 @@ class StarGANSegAN(MaskedCritic, TranslationGame):
         loss, terms, variety = self.persuade(image, source, fake, back, batch)
         again = segmentor(fake, training=training)
         share = self.shape_weight * ramp(self.completed_steps, self.shape_ramp * self.total_steps)
-        training = training and self.constraint == "clip"
+        training, annotated = training and self.constraint == "clip", batch.get("annotated")
         for name, seen, found, weight in (
             ("", image, logits, 1.0),
             ("shape_", fake, again, share),
         ):
-            probabilities = self.activate(found)
-            gap = self.gap(seen, probabilities, truth, valid, training)
-            dice_loss = self.average(*soft_dice(truth, probabilities, valid))
+            probabilities = self.activate(found, annotated)
+            gap = self.gap(seen, probabilities, truth, valid, training, annotated)
+            dice_loss = self.average(*self.dice_loss(truth, found, valid, annotated))
             loss = loss + weight * (gap + self.lambda_dice * dice_loss)
             terms["shape_l1" if name else "multi_scale_l1"] = gap
             terms[f"{name}dice_loss"] = dice_loss

@@ -5,7 +5,6 @@ import tensorflow as tf
 
 from keras_unigan.config import IGNORE
 from keras_unigan.layers import segment_logits
-from keras_unigan.losses import class_cross_entropy, region_cross_entropy, soft_dice
 from keras_unigan.models.base import AdversarialModel
 from keras_unigan.models.masked import check_weights
 from keras_unigan.models.optimizers import muon
@@ -74,7 +73,7 @@ class SupervisedModel(AdversarialModel):
     def evaluated(self, network, batch, training):
         """Terms of a batch, and its logits."""
         logits = segment_logits(network, batch["image"], self.told(batch), training)
-        return self.losses_of(logits, batch["label_map"]), logits
+        return self.losses_of(logits, batch["label_map"], batch.get("annotated")), logits
 
     def told(self, batch):
         """Modality that the segmentor is told, int32 `(batch,)`; -1 where it is not known."""
@@ -83,12 +82,11 @@ class SupervisedModel(AdversarialModel):
             return domain
         return tf.where(tf.cast(batch["known"], "bool"), domain, -1)
 
-    def losses_of(self, logits, label_map):
+    def losses_of(self, logits, label_map, annotated=None):
         """Every term of the loss, scalars."""
-        target, valid = self.target(label_map)
-        entropy = region_cross_entropy if self.plan.labels.overlapping else class_cross_entropy
-        ce_loss = self.average(*entropy(target, logits, valid))
-        dice_loss = self.average(*soft_dice(target, self.activate(logits), valid))
+        target, valid = self.target(label_map, annotated)
+        ce_loss = self.average(*self.cross_entropy(target, logits, valid, annotated))
+        dice_loss = self.average(*self.dice_loss(target, logits, valid, annotated))
         loss = self.ce_weight * ce_loss + self.dice_weight * dice_loss
         return {"loss": loss, "ce_loss": ce_loss, "dice_loss": dice_loss}
 

@@ -2,7 +2,6 @@
 
 import keras
 
-from keras_unigan.losses import class_cross_entropy, region_cross_entropy
 from keras_unigan.models.schedules import constant_then_linear
 from keras_unigan.models.unified import UnifiedGAN
 
@@ -93,15 +92,13 @@ class UAGAN(UnifiedGAN):
         loss, terms, variety = super().generator_losses(*args, **kwargs)
         return loss, {name: terms[name] for name in terms if name in self.terms}, variety
 
-    def segmentation_loss(self, truth, logits, valid):
+    def segmentation_loss(self, truth, logits, valid, annotated=None):
         """Cross-entropy over what is annotated, background weighed down; a scalar."""
-        if self.plan.labels.overlapping:
-            return self.average(*region_cross_entropy(truth, logits, valid))
         weights = None
         if self.background_weight is not None:
             foreground = len(self.plan.labels.names) - 1
             weights = [self.background_weight, *[1 - self.background_weight] * foreground]
-        return self.average(*class_cross_entropy(truth, logits, valid, weights))
+        return self.average(*self.cross_entropy(truth, logits, valid, annotated, weights))
 
     def get_config(self):
         config = super().get_config()

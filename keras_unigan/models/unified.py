@@ -4,14 +4,7 @@ import keras
 import tensorflow as tf
 
 from keras_unigan.layers import segment_logits
-from keras_unigan.losses import (
-    class_cross_entropy,
-    prototype_distillation,
-    ramp,
-    region_cross_entropy,
-    region_prototype_distillation,
-    soft_dice,
-)
+from keras_unigan.losses import ramp
 from keras_unigan.models.masked import check_weights
 from keras_unigan.models.schedules import cosine
 from keras_unigan.models.stepping import Move
@@ -123,7 +116,7 @@ class UnifiedGAN(TranslationGame):
 
     def play(self, batch):
         image, source, real, domain, target = self.unpack(batch)
-        truth, valid = self.target(batch["label_map"])
+        truth, valid = self.target(batch["label_map"], batch.get("annotated"))
         # What prediction asks for where the modality is not known has to be trained too: no
         # translation, for images that are to become what they are.
         asked = tf.where((source < 0) & (target == domain), -1, target)
@@ -137,7 +130,7 @@ class UnifiedGAN(TranslationGame):
             loss = terms["discriminator_loss"]
             norms["discriminator"] = yield Move(loss, discriminator_tape, "discriminator")
         # 2. What a game adds, on the same logits.
-        more, norms_between = yield from self.play_between(image, logits, truth, valid)
+        more, norms_between = yield from self.play_between(batch, logits, truth, valid)
         # 3. The generator: taken for real, back again, and the same anatomy before and after.
         with tape:
             loss, others, variety = self.generator_losses(
@@ -148,14 +141,14 @@ class UnifiedGAN(TranslationGame):
         norms = {f"{role}_gradient_norm": norm for role, norm in norms.items()}
         return {"loss": loss, **terms, **more, **others, **watched, **variety, **norms}
 
-    def play_between(self, image, logits, truth, valid):
+    def play_between(self, batch, logits, truth, valid):
         """Moves between the discriminator's and the generator's; returns terms and norms."""
         yield from ()
         return {}, {}
 
     def score(self, batch):
         image, source, real, _, target = self.unpack(batch)
-        truth, valid = self.target(batch["label_map"])
+        truth, valid = self.target(batch["label_map"], batch.get("annotated"))
         fake = self.network.translate(image, source, target)
         logits = segment_logits(self.network, image, source)
         terms, watched = self.discriminate(real, fake, batch)
@@ -174,15 +167,13 @@ class UnifiedGAN(TranslationGame):
         image, source, _, domain, target = self.unpack(batch)
         again, back = self.make(generator, fake, target, domain, training)
         loss, terms, variety = self.persuade(image, source, fake, back, batch)
-        segmentation = self.segmentation_loss(truth, logits, valid)
-        shape = self.segmentation_loss(truth, again, valid)
+        annotated = batch.get("annotated")
+        segmentation = self.segmentation_loss(truth, logits, valid, annotated)
+        shape = self.segmentation_loss(truth, again, valid, annotated)
         share = ramp(self.completed_steps, self.shape_ramp * self.total_steps)
         distillation = tf.zeros(())
         if self.distillation_weight:
-            regions = self.plan.labels.overlapping
-            distil = region_prototype_distillation if regions else prototype_distillation
-            count = len(self.plan.modalities)
-            distillation = distil(truth, logits, valid, domain, count)
+            distillation = self.distill(truth, logits, valid, domain, annotated)
         loss = (
             loss
             + self.segmentation_weight * segmentation
@@ -192,11 +183,10 @@ class UnifiedGAN(TranslationGame):
         own = {"segmentation_loss": segmentation, "shape_loss": shape, "distillation": distillation}
         return loss, {**terms, **own}, variety
 
-    def segmentation_loss(self, truth, logits, valid):
+    def segmentation_loss(self, truth, logits, valid, annotated=None):
         """Cross-entropy plus Dice over what is annotated, a scalar."""
-        entropy = region_cross_entropy if self.plan.labels.overlapping else class_cross_entropy
-        dice_loss = self.average(*soft_dice(truth, self.activate(logits), valid))
-        return self.average(*entropy(truth, logits, valid)) + dice_loss
+        dice_loss = self.average(*self.dice_loss(truth, logits, valid, annotated))
+        return self.average(*self.cross_entropy(truth, logits, valid, annotated)) + dice_loss
 
     def get_config(self):
         names = ("segmentation_weight", "shape_weight", "shape_ramp", "distillation_weight")

@@ -134,14 +134,14 @@ class UniGAN(MaskedCritic, UnifiedGAN):
         }
         return {"generator": muon(self.total_steps, learning_rate), **adversaries}
 
-    def play_between(self, image, logits, truth, valid):
+    def play_between(self, batch, logits, truth, valid):
         if not self.multi_scale_weight:
             return {"critic_loss": tf.zeros(())}, {}
-        probabilities = self.activate(logits)
+        annotated = batch.get("annotated")
+        masks = self.activate(logits, annotated), truth, valid
         with tf.GradientTape() as tape:
-            critic_loss = -self.gap(image, probabilities, truth, valid, training=True)
-        annotated = tf.reduce_any(valid > 0)
-        norm = yield Move(critic_loss, tape, "critic", annotated)
+            critic_loss = -self.gap(batch["image"], *masks, training=True, annotated=annotated)
+        norm = yield Move(critic_loss, tape, "critic", tf.reduce_any(valid > 0))
         self.constrain_critic()
         return {"critic_loss": critic_loss}, {"critic": norm}
 
@@ -156,7 +156,9 @@ class UniGAN(MaskedCritic, UnifiedGAN):
         gap = consistency = tf.zeros(())
         if self.multi_scale_weight:
             training = training and self.constraint == "clip"
-            gap = self.gap(batch["image"], self.activate(logits), truth, valid, training)
+            annotated = batch.get("annotated")
+            probabilities = self.activate(logits, annotated)
+            gap = self.gap(batch["image"], probabilities, truth, valid, training, annotated)
         if self.consistency_weight:
             consistency = self.consistency(batch["real"], logits, valid)
         share = ramp(self.completed_steps, self.shape_ramp * self.total_steps)

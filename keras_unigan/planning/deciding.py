@@ -37,8 +37,9 @@ def make_plan(study, fingerprint, memory_gib=MEMORY_GIB, window="foreground"):
 
     Raises:
         CodedError: KUG-D12 when a modality's foreground is constant, KUG-D14 for a modality that
-            was not measured, KUG-D36 for measures of other channels, KUG-T02 for memory that is not
-            positive or an unknown window.
+            was not measured, KUG-D36 for measures of other channels, KUG-T06 for memory that does
+            not hold two of the least patches, KUG-T02 for memory that is not positive or an unknown
+            window.
     """
     if not memory_gib > 0:
         raise CodedError("KUG-T02", "memory", f"{memory_gib}", "more than 0 GiB")
@@ -200,23 +201,37 @@ def _configuration(median, spacing, voxels, memory_gib, reasons):
     """Patch, strides and batch of one configuration."""
     dims, budget = len(median), memory_gib * 2**30
     patch = [_fitting(math.ceil(n)) for n in median]
-    key, shrunk = f"{dims}d", False
+    key, limits = f"{dims}d", {}
     while True:
         strides = strides_of(patch, spacing)
         used = activation_bytes(patch, strides)
-        if 2 * used <= budget and math.prod(patch) <= _VOXEL_LIMIT[dims]:
+        heavy, large = 2 * used > budget, math.prod(patch) > _VOXEL_LIMIT[dims]
+        if not heavy and not large:
             break
         able = [a for a in range(dims) if patch[a] > _MULTIPLE]
         if not able:
             break
         axis = max(able, key=lambda a: (patch[a] / median[a], patch[a]))
         patch[axis] -= _MULTIPLE
-        shrunk = True
+        limits |= {f"until two samples fit into {memory_gib:g} GiB": None} if heavy else {}
+        limits |= {f"to at most {_VOXEL_LIMIT[dims]} voxels": None} if large else {}
+    if heavy and dims == 2:
+        needed = 2 * used / 2**30
+        raise CodedError(
+            "KUG-T06",
+            "memory",
+            f"{needed * 1024:.0f} MiB for two samples of {_times(patch)}, the least patch",
+            f"at most {memory_gib * 1024:.0f} MiB",
+            "Nothing can be trained in less at the planned width.",
+            f"--memory {math.ceil(needed * 100) / 100:g}; training may then take less with "
+            "--set network.filters=16, --set network.filters=8 or --accumulate 2",
+        )
     wanted = int(min(budget // used, 0.05 * voxels // math.prod(patch)))
     batch = max(2, wanted)
     reasons[f"{key}.patch_size"] = (
         f"median volume {_times(median)} voxels on that grid, up to a multiple of {_MULTIPLE}"
-        + (f", then shrunk until two samples fit into {memory_gib:g} GiB" if shrunk else "")
+        + (f", then shrunk {' and '.join(limits)}" if limits else "")
+        + (f": the least, and yet two need {2 * used / 2**20:.0f} MiB" if heavy else "")
     )
     reasons[f"{key}.batch_size"] = (
         f"what {memory_gib:g} GiB hold at {used / 2**20:.0f} MiB a sample, "

@@ -57,7 +57,7 @@ def core_of(mask):
     return ndimage.binary_erosion(mask, cross, iterations=CORE_DEPTH, border_value=1)
 
 
-def measure(volume, label, labels, where):
+def measure(volume, label, labels, where, annotated=None):
     """Facts of one case.
 
     Foreground is what is labelled; where nothing is, what is not background.
@@ -67,6 +67,7 @@ def measure(volume, label, labels, where):
         label: `nifti.Volume` of the label map, or None.
         labels: `config.Labels`.
         where: Case id.
+        annotated: Names as of `config.Case.annotated`.
 
     Returns:
         `Facts`.
@@ -74,7 +75,7 @@ def measure(volume, label, labels, where):
     Raises:
         CodedError: As `preprocessing.align` does.
     """
-    ras, index_map = preprocessing.align(volume, label, labels, where)
+    ras, index_map = preprocessing.align(volume, label, labels, where, annotated)
     box = preprocessing.crop_box(ras.array)
     counts = np.zeros(IGNORE + 1, np.int64)
     foreground = None

@@ -132,29 +132,39 @@ def text(report):
 def _sources(model, run):
     """Networks of a run by role, and its plan."""
     network = inference.load_network(run)
-    before = Plan.load(run / "plan.json")
-    sources = {}
-    if (run / "checkpoints").is_dir() and (run / "config.json").is_file():
-        past = Experiment.load(run / "config.json")
-        state = Checkpoint.read(run / "checkpoints")
-        game = build_model(
-            past.model,
-            before,
-            past.spatial_dims,
-            past.seed,
-            past.network,
-            past.game,
-            past.train,
-            compile=False,
-            total_steps=past.horizon,
-        )
-        game.load_weights(run / "checkpoints" / str(state.weights))
-        for role in game.roles:
-            sources[role] = getattr(game, f"ema_{role}" if role in game.averaged else role)
-        main = game.roles[0]
-    else:
-        main = model.roles[0]
-    return {**sources, main: network}, before
+    sources = checkpointed(run)
+    main = model.roles[0] if sources is None else next(iter(sources))
+    return {**(sources or {}), main: network}, Plan.load(run / "plan.json")
+
+
+def checkpointed(run):
+    """Networks of a run's checkpoint, averaged where the game averages them.
+
+    Args:
+        run: Run folder, a `Path`.
+
+    Returns:
+        Role -> network, the main one first; None where there is no checkpoint.
+    """
+    if not ((run / "checkpoints").is_dir() and (run / "config.json").is_file()):
+        return None
+    past = Experiment.load(run / "config.json")
+    state = Checkpoint.read(run / "checkpoints")
+    game = build_model(
+        past.model,
+        Plan.load(run / "plan.json"),
+        past.spatial_dims,
+        past.seed,
+        past.network,
+        past.game,
+        past.train,
+        compile=False,
+        total_steps=past.horizon,
+    )
+    game.load_weights(run / "checkpoints" / str(state.weights))
+    return {
+        role: getattr(game, f"ema_{role}" if role in game.averaged else role) for role in game.roles
+    }
 
 
 def _other(run, found, expected):

@@ -156,6 +156,14 @@ def test_spoilt_file(name, scans):
     assert "expected" in finding.message
 
 
+def test_a_bright_background_is_no_clipped_range(scans):
+    def inverted(array, affine):
+        return array.max() - array, affine
+
+    rewrite(image_of(scans), inverted)
+    assert "KUG-D24" not in codes(scans)
+
+
 def test_sheared_affine_is_read(scans):
     for path in (image_of(scans), label_of(scans)):
         rewrite(path, sheared)
@@ -342,6 +350,34 @@ def test_unbalanced_modalities(scans):
     assert "ct 2.5, t1 0.62" in found[0].message
 
 
+def test_classes_that_were_not_annotated(scans):
+    """No complaint where they are not, one where they are; wrong names are named."""
+    study = Study.load(scans / "study.json")
+    for case in study.cases:
+        if case.modality == "ct":
+            rewrite(scans / case.label, lambda a, affine: (np.where(a == 2, 0, a), affine))
+    first = subject(study)
+    change = lambda c: ("organ",) if c.modality == "ct" or c is first else None  # noqa: E731
+    cases_ = tuple(dataclasses.replace(c, annotated=change(c)) for c in study.cases)
+    dataclasses.replace(study, cases=cases_).save(scans / "study.json")
+    found = report(scans)
+    assert [(f.code, f.level, f.case) for f in found.findings] == [("KUG-D05", "warning", first.id)]
+    assert "lesion (" in found.findings[0].message
+    assert found.classes["ct"]["lesion"] == {"cases": 0, "voxels": 0}
+    assert found.classes["t1"]["lesion"]["cases"] == 5
+
+    data = json.loads((scans / "study.json").read_text())
+    data["cases"][0]["annotated"] = ["organs"]
+    (scans / "study.json").write_text(json.dumps(data))
+    (wrong,) = [f for f in report(scans).findings if f.code == "KUG-D08"]
+    assert (wrong.level, wrong.number) == ("error", 0)
+    assert "'organs' (did you mean 'organ'?)" in wrong.message
+    whole, twins = passes.check(scans / "study.json")
+    made = repair.repair(scans / "study.json", whole, twins, scans.parent / "fixed")
+    assert [why for _, why in made.left] == ["KUG-D08: annotated names not in the study"]
+    assert Study.load(made.study).cases[-1].annotated == cases_[-1].annotated
+
+
 def test_class_absent_in_one_modality(scans):
     study = Study.load(scans / "study.json")
     for case in study.cases:
@@ -432,11 +468,14 @@ def test_plain_images_are_no_twins_of_each_other(modality):
     """Phantoms are so alike that thumbnails hardly tell them apart: the limit rises with that."""
     images = {s: np.float32(phantoms.volume(s, modality, (64, 64, 16))[0]) for s in range(10)}
     images[10] = images[3] * 1.7
+    noise = np.random.default_rng(0).normal(0, 0.1 * images[4].std(), images[4].shape)
+    images[11] = images[4] + np.float32(noise)
     thumbnails = {key: duplicates.thumbnail(image) for key, image in images.items()}
     groups = {key: "train" if key < 6 else "test" for key in images}
     kinds = dict.fromkeys(images, modality)
     limits = duplicates.limits(thumbnails, kinds, {key: key for key in images})
-    assert [(a, b) for a, b, _ in duplicates.near(thumbnails, groups, limits)] == [(3, 10)]
+    found = [(a, b) for a, b, _ in duplicates.near(thumbnails, groups, limits)]
+    assert found == [(3, 10), (4, 11)]
     if modality == "ct":
         assert len(duplicates.near(thumbnails, groups)) > 10
     few = {key: thumbnails[key] for key in (3, 10)}

@@ -193,13 +193,21 @@ def test_batches_too_small_to_permute(shards):
 def test_a_class_that_one_modality_lacks_is_named(shards):
     plan = Plan.load(shards / "plan.json")
     both, first = {1, 2}, {1}
-    cases = catalogue.Cases(domains=[0, 1, 1, 2], indices=[both, first, both, None])
-    datasets._check_classes(cases, plan)  # an unlabelled modality lacks nothing
+    everything = [(), (), (), ()]
+    indices = [both, first, both, None]
+    cases = catalogue.Cases(domains=[0, 1, 1, 2], indices=indices, annotated=everything)
+    catalogue.check_classes(cases, plan)  # an unlabelled modality lacks nothing
     cases.indices[2] = first
     lesion = plan.labels.names[2]
     message = rf"KUG-D15 class {lesion}: found no training case with it in t1, .*in ct\."
     with pytest.raises(CodedError, match=message):
-        datasets._check_classes(cases, plan)
+        catalogue.check_classes(cases, plan)
+    # Nor one in which nobody looked for the class.
+    cases.annotated[1:3] = [(plan.labels.names[1],)] * 2
+    catalogue.check_classes(cases, plan)
+    cases.annotated[2] = plan.labels.foreground
+    with pytest.raises(CodedError, match=message):
+        catalogue.check_classes(cases, plan)
 
 
 def test_what_is_translated_by_itself(shards):

@@ -1,10 +1,13 @@
 """Plain folders as people make them: names that mean much, folders side by side, real ones."""
 
+import zipfile
+
+import dicoms
 import numpy as np
 import pytest
 
 from keras_unigan.config import Case
-from keras_unigan.data import cases, nifti, readers
+from keras_unigan.data import cases, nifti, readers, volumes
 from keras_unigan.errors import CodedError
 
 
@@ -103,6 +106,56 @@ def test_folders_around_subjects_give_the_split(tmp_path):
     assert [(c.subject, c.split) for c in found.cases] == [
         ("c", "test"), ("a", "train"), ("b", "val")
     ]  # fmt: skip
+
+
+def test_folders_however_deep(tmp_path):
+    put(tmp_path, "ulm/mr/p1/baseline/t1", "ulm/mr/p1/baseline/seg", "a/b/c/d/p2/p2_t1", "p3_t1")
+    put(tmp_path, ".trash/x/p4_t1")
+    # A link back to the start does not go on for ever.
+    (tmp_path / "a/b/again").symlink_to(tmp_path, target_is_directory=True)
+    found = readers.read(tmp_path)
+    assert rows(found, tmp_path) == [
+        ("p2", None, "t1", "a/b/c/d/p2/p2_t1", None),
+        ("p3", None, "t1", "p3_t1", None),
+        ("p1", "baseline", "t1", "ulm/mr/p1/baseline/t1", "ulm/mr/p1/baseline/seg"),
+    ]
+    assert found.left == ()
+
+
+def test_dicom_in_folders_and_archives(tmp_path):
+    image = np.arange(6 * 5 * 4, dtype=np.int16).reshape(6, 5, 4)
+    dicoms.write_series(tmp_path / "p1" / "CT", image, np.eye(4))
+    dicoms.write_series(tmp_path / "p2_ct", image, np.eye(4))
+    for path in (tmp_path / "p2_ct").iterdir():
+        path.rename(path.with_suffix(""))
+    dicoms.save(tmp_path / "p3_xray.dcm", dicoms.dataset(image[:, :, 0]))
+    dicoms.save(tmp_path / "DICOMDIR", dicoms.dataset(image[:, :, 0]))
+    with zipfile.ZipFile(tmp_path / "p4_ct.zip", "w") as archive:
+        for path in (tmp_path / "p1" / "CT").iterdir():
+            archive.write(path, path.name)
+    with zipfile.ZipFile(tmp_path / "old_ct.zip", "w") as archive:
+        archive.writestr("notes.txt", "no scan")
+    put(tmp_path, "p1/seg", "p2_seg", "p3_seg", "p4_seg", array=LABEL)
+    found = readers.read(tmp_path)
+    assert rows(found, tmp_path) == [
+        ("p1", None, "ct", "p1/CT", "p1/seg"),
+        ("p2", None, "ct", "p2_ct", "p2_seg"),
+        ("p3", None, "xray", "p3_xray.dcm", "p3_seg"),
+        ("p4", None, "ct", "p4_ct.zip", "p4_seg"),
+    ]
+    for case in found.cases[:2] + found.cases[3:]:
+        np.testing.assert_array_equal(volumes.read(case.image).array, image)
+
+
+def test_what_is_not_used_is_said(tmp_path):
+    put(tmp_path, *(f"BraTS19_1/{n}" for n in ("BraTS19_1_t1", "BraTS19_1_seg", "brainmask")))
+    assert readers.detect(tmp_path) == "brats"
+    assert readers.read(tmp_path).left == (str(tmp_path / "BraTS19_1" / "brainmask.nii.gz"),)
+    # Among more of other names, those of BraTS must not hide the others.
+    put(tmp_path, "a_t1", "a_seg", "b_t1", "b_seg")
+    assert readers.detect(tmp_path) == "folder"
+    put(tmp_path / "x", "us_images/c", "us_labels/c", "us_gland/c")
+    assert readers.read(tmp_path / "x").left == (str(tmp_path / "x" / "us_gland" / "c.nii.gz"),)
 
 
 def test_images_beside_labels(tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from keras_unigan import cli
 from keras_unigan.config import Case, Labels, Study
@@ -27,7 +28,10 @@ def place(folder, layout):
 def facts(study):
     """All that a study says but where its files lie."""
     scheme = [(n, study.labels.file_values(n)) for n in study.labels.foreground]
-    rows = [(c.subject, c.modality, c.split, c.site, c.visit, c.label is None) for c in study.cases]
+    rows = [
+        (c.subject, c.modality, c.split, c.site, c.visit, c.label is None, c.annotated)
+        for c in study.cases
+    ]
     head = study.name, study.modalities, study.labels.overlapping, study.normalization
     return head, scheme, rows
 
@@ -77,7 +81,7 @@ def paired(tmp_path_factory):
         Case("b é/1", "t1", put("1.nii.gz"), label, "train", "Ulm", "1"),
         Case("b é/1", "flair", put("2.nii"), label, "train", "Ulm", "1"),
         Case("b é/1", "t1", put("3.nii.gz", dtype=np.float32), other[0], "train", "Bonn", "2"),
-        Case("b-1", "seg", put("4.nii.gz", (5, 6, 1)), other[1], "test"),
+        Case("b-1", "seg", put("4.nii.gz", (5, 6, 1)), other[1], "test", annotated=("whole",)),
         Case("b-1", "t1w", put("5.nii.gz", grid=2 * affine), None, "test", "n/a"),
         Case("B_1", "t1_post", put("6.nii.gz"), None, "val"),
         Case("B_1", "t1post", put("7.nii.gz"), None, "val"),
@@ -178,6 +182,28 @@ def test_scaled_channels_keep_their_bytes(tmp_path):
     assert_same(study, cases.read_study(tmp_path / "t.csv"))
 
 
+def test_what_was_annotated_in_a_table(phantom, tmp_path):
+    """A column where some case has it; the sidecar has what a cell cannot hold."""
+    first, second, *rest = phantom.cases
+    first = dataclasses.replace(first, annotated=("lesion", "organ"))
+    second = dataclasses.replace(second, annotated=("organ",))
+    study = dataclasses.replace(phantom, cases=(first, second, *rest))
+    writers.convert(study, "csv", tmp_path / "t.csv")
+    lines = list(csv.DictReader((tmp_path / "t.csv").read_text().splitlines()))
+    assert [line["annotated"] for line in lines[:3]] == ["lesion;organ", "organ", ""]
+    assert "cases" not in json.loads(sidecar.location(tmp_path / "t.csv").read_text())
+    assert facts(cases.read_study(tmp_path / "t.csv")) == facts(study)
+    odd = dataclasses.replace(
+        study,
+        labels=Labels(classes={"a;b": (1,), "lesion": (2,)}),
+        cases=(dataclasses.replace(first, annotated=("a;b",)), *rest),
+    )
+    writers.convert(odd, "csv", tmp_path / "u.csv")
+    assert facts(cases.read_study(tmp_path / "u.csv")) == facts(odd)
+    writers.convert(phantom, "csv", tmp_path / "v.csv")
+    assert "annotated" not in (tmp_path / "v.csv").read_text()
+
+
 @settings(
     max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -272,3 +298,15 @@ def test_real_folders_come_back(unigan_data, name, reader, layouts, tmp_path):
     for layout in layouts:
         writers.convert(study, layout, place(tmp_path, layout))
         assert_same(study, cases.read_study(place(tmp_path, layout)))
+
+
+def test_a_table_names_files_of_every_kind(tmp_path):
+    pixels = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    for name, values in (("a_xray", pixels), ("a_xray_label", pixels // 40)):
+        Image.fromarray(values).save(tmp_path / f"{name}.png")
+    study = cases.init_study(tmp_path, fractions=(1.0, 0.0, 0.0))
+    writers.convert(study, "csv", tmp_path / "table.csv")
+    found = cases.init_study(tmp_path / "table.csv")
+    assert [c.image for c in found.cases] == [c.image for c in study.cases]
+    with pytest.raises(CodedError, match=r"KUG-D10 .*found a_xray\.png.*--to csv takes files of"):
+        writers.convert(study, "bids", tmp_path / "bids")

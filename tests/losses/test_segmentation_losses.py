@@ -12,6 +12,7 @@ from keras_unigan.losses import (
     LOSSES,
     class_cross_entropy,
     focal_tversky,
+    marginal_logits,
     pooled_dice,
     region_cross_entropy,
     soft_dice,
@@ -196,6 +197,59 @@ def test_half_precision_inputs_are_computed_in_float32():
     loss, weight = class_cross_entropy(target, logits, np.ones((1, 64, 64)))
     assert loss.dtype == weight.dtype == tf.float32
     assert float(loss[0]) == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_the_background_stands_for_classes_that_were_not_annotated():
+    # Probabilities .5 .3 .2; the second class was not looked for in the first sample.
+    logits = np.log([[[0.5, 0.3, 0.2]], [[0.5, 0.3, 0.2]]]).astype("float32")
+    annotated = np.array([[1, 0], [1, 1]])
+    marginal = marginal_logits(logits, annotated)
+    found = tf.nn.softmax(marginal).numpy()
+    np.testing.assert_allclose(found[:, 0], [[0.7, 0.3, 0], [0.5, 0.3, 0.2]], atol=1e-6)
+    assert found[0, 0, 2] == 0
+    np.testing.assert_array_equal(marginal[1], logits[1])  # nothing to fold
+    # Background costs -log .7 there, and -log .5 where all was annotated; class 1 the same in both.
+    loss, weight = class_cross_entropy(one_hot([[0], [0]], 3), marginal, np.ones((2, 1)))
+    np.testing.assert_allclose(loss, [-math.log(0.7), -math.log(0.5)], rtol=1e-6)
+    np.testing.assert_array_equal(weight, [1, 1])
+    loss, _ = class_cross_entropy(one_hot([[1], [1]], 3), marginal, np.ones((2, 1)))
+    np.testing.assert_allclose(loss, [-math.log(0.3)] * 2, rtol=1e-6)
+
+
+def test_marginal_dice_by_hand():
+    # Two pixels, background and class 1; (.5 .3 .2) and (.1 .8 .1); class 2 was not looked for.
+    logits = np.log([[[0.5, 0.3, 0.2], [0.1, 0.8, 0.1]]]).astype("float32")
+    probabilities = tf.nn.softmax(marginal_logits(logits, np.array([[1, 0]])))
+    loss, _ = soft_dice(one_hot([[0, 1]], 3), probabilities, np.ones((1, 2)))
+    # Background: 2 * .7 / (.7 + .2 + 1); class 1: 2 * .8 / (.3 + .8 + 1); class 2 is left out.
+    assert float(loss[0]) == pytest.approx(1 - (1.4 / 1.9 + 1.6 / 2.1) / 2, abs=1e-5)
+
+
+def test_gradient_of_the_marginal_cross_entropy():
+    logits = tf.constant(random((2, 5, 4)))
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        marginal = marginal_logits(logits, np.array([[1.0, 0.0, 0.0], [1.0, 1.0, 1.0]]))
+        loss, _ = class_cross_entropy(one_hot(np.zeros((2, 5), int), 4), marginal, np.ones((2, 5)))
+        loss = tf.reduce_sum(loss)
+    found = tape.gradient(loss, logits).numpy()
+    # p - p(class | one of those that the background stands for), over 5 voxels.
+    p = tf.nn.softmax(logits).numpy()
+    inside = np.array([[1, 0, 1, 1], [1, 0, 0, 0]])[:, None]
+    share = p * inside / np.sum(p * inside, axis=-1, keepdims=True)
+    np.testing.assert_allclose(found, (p - share) / 5, atol=1e-6)
+
+
+def test_regions_that_were_not_annotated_are_left_out_of_the_mean():
+    # Two regions: -log(3/4) and -log(1 - 1/2); the second is left out of the first sample, and
+    # nothing at all was annotated in the third.
+    logits = np.array([[[math.log(3), 0.0]]] * 3, "float32")
+    target = np.array([[[1.0, 0.0]]] * 3)
+    annotated = np.array([[1, 0], [1, 1], [0, 0]])
+    loss, weight = region_cross_entropy(target, logits, np.ones((3, 1)), annotated)
+    first, second = math.log(4 / 3), math.log(2)
+    np.testing.assert_allclose(loss, [first, (first + second) / 2, 0], rtol=1e-6)
+    np.testing.assert_array_equal(weight, [1, 1, 0])
 
 
 def test_the_table_names_each_function():

@@ -209,6 +209,12 @@ def test_options_that_beam_refuses(study, direct, tmp_path):
         preprocess.run([*argv, "--runner=NoRunner"])
     with pytest.raises(CodedError, match=r"KUG-T02 --dry_run: found FnApiRunner, expected --runn"):
         preprocess.run([*argv, "--dry_run=True"])
+    with pytest.raises(
+        CodedError, match=r"KUG-T02 .*--cases_per_shad \(did you mean 'cases_per_shard'\?\)"
+    ):
+        preprocess.run([*argv, "--cases_per_shad=2"])
+    with pytest.raises(CodedError, match=r"KUG-T02 .*--direct_num_worker \(did you mean 'direct_n"):
+        preprocess.run([*argv, "--direct_num_worker", "2"])
     assert not (tmp_path / "s").exists()
 
 

@@ -9,12 +9,13 @@ import pytest
 import tensorflow as tf
 
 from keras_unigan import config, export, inference
+from keras_unigan.classification import classifying_function
 from keras_unigan.data import nifti
 from keras_unigan.errors import CodedError
 from keras_unigan.exporting import cards, operations
-from keras_unigan.exporting.signatures import phantom
+from keras_unigan.exporting.requests import phantom
 from keras_unigan.layers import IntensityNormalization
-from keras_unigan.networks import SegANSegmentor, StarGANGenerator, UNet
+from keras_unigan.networks import SegANSegmentor, StarGANDiscriminator, StarGANGenerator, UNet
 from keras_unigan.translation import intensity_range
 
 REGIONS = config.Labels(regions={"whole": (1, 2), "core": (2,)})
@@ -204,9 +205,17 @@ def test_a_generator_translates_and_a_stack_of_slices_segments(tmp_path):
     plan = dataclasses.replace(plan, configurations={"2d": flat})
     network = UNet(channels=3, classes=2, filters=2, levels=2)
     translator = StarGANGenerator(channels=3, filters=2, blocks=1)
-    export.export(network, plan, tmp_path / "m", translator)
+    head = StarGANDiscriminator(channels=3, patch_size=(8, 16), filters=2)
+    head.set_weights([10 * w for w in head.get_weights()])
+    export.export(network, plan, tmp_path / "m", translator, classifier=head)
     served = load(tmp_path / "m")
     image = noise((2, 9, 14, 3))
+    found = served("classify_modality", image=image)
+    scores = classifying_function(head, plan)(image).numpy()
+    np.testing.assert_allclose(found["scores"], scores, atol=1e-5)
+    np.testing.assert_allclose(scores.sum(1), 1.0, rtol=1e-5)
+    likeliest = [plan.modalities[i].encode() for i in scores.argmax(1)]
+    assert found["modality"].tolist() == likeliest
     found = served("translate", image=image, modality=["ct", ""], target=["t1", "ct"])["translated"]
     normalization = IntensityNormalization.from_plan(plan)
     normal = normalization(image, np.array([0, -1]), np.zeros((2, 4), np.float32))
@@ -384,7 +393,7 @@ def test_facts_of_a_run_are_on_the_card(network, plan, tmp_path):
 @pytest.mark.parametrize("sides", [None, (6, 10)])
 def test_example_inputs_are_answered(model, network, plan, sides):
     requests = export.example_inputs(network, plan, sides)
-    assert set(requests) == set(export.SIGNATURES) - {"translate"}
+    assert set(requests) == set(export.SIGNATURES) - {"translate", "classify_modality"}
     for name, inputs in requests.items():
         found = model(
             name, **{k: v.tolist() if v.dtype == object else v for k, v in inputs.items()}

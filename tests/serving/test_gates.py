@@ -13,7 +13,7 @@ from keras_unigan import config, evaluation, inference
 from keras_unigan.data import nifti
 from keras_unigan.errors import CodedError
 from keras_unigan.exporting import operations
-from keras_unigan.exporting.signatures import phantom
+from keras_unigan.exporting.requests import phantom
 from keras_unigan.serving import blessings, candidate, folders, gates, push, quality
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies
 from keras_unigan import inference
 from keras_unigan.data import nifti
 from keras_unigan.errors import CodedError
-from keras_unigan.exporting.signatures import phantom, strings
+from keras_unigan.exporting.requests import phantom, strings
 from keras_unigan.serving.servable import Servable
 from keras_unigan.serving.status import ServingError
 

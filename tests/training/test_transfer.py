@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf  # noqa: F401  (at the top: see conftest.pytest_collection_finish)
 from checks import plan as make_plan
 
-from keras_unigan import training
+from keras_unigan import classification, training
 from keras_unigan.callbacks import Checkpoint, State
 from keras_unigan.config import Experiment, Labels
 from keras_unigan.errors import CodedError
@@ -65,6 +65,7 @@ def test_the_same_data_copies_everything(tmp_path, name):
 
 def test_classes_go_to_their_place_by_name(tmp_path):
     source = run_of(tmp_path / "a", "joint", two())
+    assert classification.load(tmp_path / "a") is None
     labels = Labels(classes={"vessel": (7,), "organ": (1,)})
     plan = dataclasses.replace(two(), labels=labels)
     model = build("joint", plan, 2)
@@ -97,6 +98,10 @@ def test_an_added_modality_keeps_the_codes_of_the_old_ones(tmp_path):
     (head,) = report["roles"]["discriminator"]["extended"]
     old, new = (values(m.discriminator)[head] for m in (source, model))
     np.testing.assert_array_equal(new[..., 1:], old[..., ::-1])
+    # The same head says of which modality an image is.
+    found = values(classification.load(tmp_path / "a"))
+    for path, value in values(source.discriminator).items():
+        np.testing.assert_array_equal(found[path], value)
 
 
 @pytest.mark.parametrize("conditioning", ["concat", "film+difference"])

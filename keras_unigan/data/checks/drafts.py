@@ -65,16 +65,21 @@ def open_study(path):
         name = f"case {number}" if identity.traces(case.id) else case.id
         entry = Entry(number, case, name)
         entries.append(entry)
-        found += _case_findings(entry, head, ids, splits)
+        found += _case_findings(entry, head, labels, ids, splits)
     return Draft(head, labels, tuple(entries), tuple(found), len(data["cases"]))
 
 
 _ANY = Labels(classes={"any": (1,)})
 
 
-def _case_findings(entry, head, ids, splits):
+def _case_findings(entry, head, labels, ids, splits):
     """Findings that need the study file only; fills `ids` and `splits` on the way."""
     case = entry.case
+    if labels is not None:
+        try:
+            labels.check_annotated(case.annotated, entry.name)
+        except CodedError as error:
+            yield entry.of_error(error)
     if case.modality not in head.modalities:
         yield entry.finding(
             "KUG-D08", "error", f"modality {case.modality!r}", f"one of {list(head.modalities)}",

@@ -6,10 +6,11 @@ that holds its mass, at 16 voxels a side and without its low frequencies, as tho
 scans of one body part; mirrored ones are compared too. The sketch finds what was cropped, however
 much, or mirrored, as long as voxels kept their values: the smallest hashes of all runs of voxels.
 
-The threshold of thumbnails was set on what was measured, with nothing held back: over 189 scans of
-brains, prostates and hippocampi, two subjects of one data set and modality correlate by 0.926 at
-most, mirrored or not; copies of a third of them with noise (5 % of the standard deviation), another
-gain, gamma 0.8, blur or 0.8 times the voxels by 0.967 at least. Where all images of a modality are
+The threshold of thumbnails was set on what was measured, with nothing held back: over 141 scans of
+brains, prostates and hippocampi (up to 12 of each data set and modality), two subjects of one data
+set and modality correlate by 0.927 at most, mirrored or not; copies of a third of them with noise
+(5 and 10 % of the standard deviation: 0.998), another gain, gamma 0.8, blur or 0.8 times the voxels
+by 0.976 at least. Where all images of a modality are
 alike (phantoms of plain ellipsoids correlate by up to 0.99), the threshold rises with what is usual
 among them; see `limits`. Two subjects share 6 % of their runs at most; three
 quarters of an image along each axis share 26 % with the whole at least (8-bit prostates), an image
@@ -31,6 +32,7 @@ SIMILAR = 0.955
 """Correlation from which two thumbnails are near-duplicates."""
 _SPREAD = 8.0  # how much closer than usual a copy must be
 _SAMPLE = 64  # images of a modality that say what is usual
+_NOISE = 0.1  # of what only one voxel in a hundred exceeds
 _REDUCED = 40  # voxels along an axis before the thumbnail is cut
 _HIGH_PASS = 1.0  # voxels of the thumbnail
 _BLOCK = 2048
@@ -98,6 +100,8 @@ def thumbnail(array):
     array = _reduce(np.nan_to_num(array, nan=0.0, posinf=0.0, neginf=0.0))
     corner = np.median(array[np.ix_(*[(0, -1)] * 3)])
     mass = np.abs(array - corner)
+    # Noise in the background has mass too, and would move the box.
+    mass = np.maximum(mass - _NOISE * np.quantile(mass, 0.99), 0.0)
     total = float(mass.sum())
     if not total > 0:
         return None
@@ -165,8 +169,7 @@ def limits(thumbnails, kinds, subjects):
     """From which correlation on two images of a kind are near-duplicates.
 
     `SIMILAR`; more where even the quarter of pairs that are least alike is close to it, as then
-    thumbnails tell subjects badly apart. Of the data that `SIMILAR` was set on this holds for T1
-    brains alone (0.967).
+    thumbnails tell subjects badly apart; 0.967 at most for the data that `SIMILAR` was set on.
 
     Args:
         thumbnails: Key -> array of `thumbnail`.

@@ -63,7 +63,9 @@ class _Pass:
                 self.found += found
         for entry in entries:
             if counts is not None:
-                self.amounts[entry.number] = counts
+                found, own = voxels.annotated_findings(entry, counts, self.draft.labels)
+                self.found += found
+                self.amounts[entry.number] = own
             self.image(entry, label)
 
     def image(self, entry, label):

@@ -133,6 +133,8 @@ def _unusable(entry, found, report, draft, seen):
     """Why a case cannot be in the new study, or None."""
     if entry.case.modality not in draft.study.modalities:
         return "KUG-D08: modality not in the study"
+    if set(entry.case.annotated or ()) - set(draft.labels.foreground):
+        return "KUG-D08: annotated names not in the study"
     if entry.case.id in seen:
         return "KUG-D13: the case a second time"
     for finding in report.findings:

@@ -89,7 +89,8 @@ def _clipped(entry, array, high):
     if at_top < 0.1 * _CLIPPED * array.size:
         return
     mask = preprocessing.nonbackground(array)
-    share = at_top / max(1, int(mask.sum()))
+    # A background may be the brightest of all.
+    share = int((mask & (array == high)).sum()) / max(1, int(mask.sum()))
     step = max(1, array.size // _SAMPLE)
     distinct = len(np.unique(array.ravel()[::step]))
     # A few flat values are a drawing or a mask, of which the highest is no clipped range.
@@ -110,7 +111,7 @@ def label_findings(entry, array, labels):
         labels: `config.Labels`.
 
     Returns:
-        List of findings, and voxels of each scored name (None where the values cannot be used).
+        List of findings, and voxels of each label-map index (None where the values cannot be used).
     """
     try:
         index = preprocessing.encode_labels(array, labels, entry.name)
@@ -133,7 +134,38 @@ def label_findings(entry, array, labels):
     members = counts[: len(labels.values)] @ np.array(labels.membership)
     voxels = dict(zip(labels.names, (int(n) for n in members), strict=True))
     voxels = {name: voxels[name] for name in labels.foreground}
-    return list(_amounts(entry, counts, voxels)), voxels
+    return list(_amounts(entry, counts, voxels)), counts
+
+
+def annotated_findings(entry, counts, labels):
+    """Findings on what a label map holds and was not annotated, and what it then says of the case.
+
+    Args:
+        entry: A case of the label map.
+        counts: Voxels of each label-map index, as `label_findings` gives them.
+        labels: `config.Labels`.
+
+    Returns:
+        List of findings, and voxels of each name that was annotated.
+    """
+    names, members = entry.case.annotated, np.array(labels.membership)
+    voxels = dict(zip(labels.names, counts[: len(members)] @ members, strict=True))
+    kept = {n: int(voxels[n]) for n in labels.foreground if names is None or n in names}
+    extra = {
+        labels.names[output]
+        for index in labels.unannotated_indices(names)
+        for output in np.flatnonzero(members[index])
+        if counts[index]
+    }
+    if not extra:
+        return [], kept
+    found = ", ".join(f"{n} ({int(voxels[n])} voxels)" for n in labels.foreground if n in extra)
+    finding = entry.finding(
+        "KUG-D05", "warning", f"{found}, which the study does not call annotated", f"{list(kept)}",
+        "These voxels count as background or anything that was not annotated.",
+        "add the names to annotated of the case where every voxel of them was marked", "label",
+    )  # fmt: skip
+    return [finding], kept
 
 
 def _amounts(entry, counts, voxels):

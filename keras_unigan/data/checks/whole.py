@@ -67,7 +67,7 @@ def modality_findings(modalities):
         yield of_study(
             "KUG-D26", "warning", f"one modality, {modalities[0]!r}", "two or more",
             "Unpaired training and translation need two.",
-            "train a model of one modality: unigan train shards --model unet",
+            "train a model of one modality: unigan train shards --model joint",
         )  # fmt: skip
     for modality in modalities:
         if modality not in voxels.KNOWN:
@@ -100,7 +100,7 @@ def class_findings(amounts, entries, names):
     """Findings on classes that some modality lacks.
 
     Args:
-        amounts: Number of a case -> scored name -> voxels, of the labelled cases.
+        amounts: Number of a case -> annotated name -> voxels, of the labelled cases.
         entries: All cases.
         names: Scored names of the study.
 
@@ -115,13 +115,16 @@ def class_findings(amounts, entries, names):
             row[name]["cases"] += count > 0
             row[name]["voxels"] += count
     training = [e for e in labelled if e.case.split == "train"] or labelled
-    held = collections.defaultdict(set)
+    sought, held = collections.defaultdict(set), collections.defaultdict(set)
     for entry in training:
+        sought[entry.case.modality] |= set(amounts[entry.number])
         held[entry.case.modality] |= {n for n, c in amounts[entry.number].items() if c}
     found = []
     for name in names:
-        lacking = [m for m, present in held.items() if name not in present]
-        if lacking and len(lacking) == len(held):
+        # Where nobody looked for it, it may well be there.
+        asked = [m for m in held if name in sought[m]]
+        lacking = [m for m in asked if name not in held[m]]
+        if held and len(lacking) == len(asked):
             found.append(
                 of_study("KUG-D23", "warning", f"no voxel of {name}", "some to learn from")
             )

@@ -3,6 +3,7 @@
 `READERS` names them; a new layout is one small file, one line there and one in `detect`.
 """
 
+import dataclasses
 from pathlib import Path
 
 from keras_unigan.config import read_json
@@ -12,6 +13,7 @@ from keras_unigan.data.readers import (
     common,
     folder,
     msd,
+    names,
     nnunet,
     paired,
     sidecar,
@@ -69,7 +71,8 @@ def _detect_folder(path, label_name):
     subjects = [p for pattern in ("sub-*", "sub-*/ses-*") for p in path.glob(pattern)]
     if any((p / datatype).is_dir() for p in subjects for datatype in bids.DATATYPES):
         return "bids"
-    if brats.scans(path):
+    if 2 * len(brats.scans(path)) > len(names.scans(names.below(path))[0]):
+        # A folder of many studies, of which one has these names, is none of BraTS.
         return "brats"
     return "paired" if paired.pairs(path, label_name) else "folder"
 
@@ -103,4 +106,14 @@ def read(path, reader=None, label_name=None, modality=None):
             "KUG-T02", flags, f"a folder of layout {chosen}, which says that itself",
             f"one of {list(_TOLD)}", fix="leave it out, or add --reader folder",
         )  # fmt: skip
-    return sidecar.apply(READERS[chosen](path, **told), path)
+    found = sidecar.apply(READERS[chosen](path, **told), path)
+    return dataclasses.replace(found, left=_left(found, path))
+
+
+def _left(found, path):
+    """Scans in a folder that its study does not use."""
+    if not Path(path).is_dir():
+        return found.left
+    used = {name for case in found.cases for name in (case.image, case.label)}
+    scans = names.scans(names.below(Path(path).resolve()))[0]
+    return tuple(sorted({*found.left, *(str(p) for p in scans)} - used))

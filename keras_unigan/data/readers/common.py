@@ -22,8 +22,9 @@ LAYOUTS = (
     "one of the layouts understood: BIDS (sub-*/anat, label maps *_dseg in derivatives), MSD "
     "(dataset.json, imagesTr), nnU-Net raw (dataset.json, imagesTr/*_0000.nii.gz), BraTS "
     "(BraTS19_*_flair.nii.gz or BraTS-GLI-*-t2f.nii.gz), folders images and labels with the same "
-    "names, <subject>_<modality>.nii.gz beside <subject>_seg.nii.gz, flat or in a folder per "
-    "subject, or a CSV file with columns subject, modality, image, label"
+    "names, <subject>_<modality>.nii.gz (or a DICOM folder or zip file of that name) beside "
+    "<subject>_seg.nii.gz, flat or in a folder per subject, or a CSV file with columns subject, "
+    "modality, image, label"
 )
 _MOST_SEEN = 5000
 
@@ -38,7 +39,7 @@ class Found:
         modalities: In the order of their domain index; empty where the layout knows no order.
         name: Name of the study, or None.
         normalization: As of a study.
-        left: Scans that are not used, as their names say that they were made of others.
+        left: Scans in the folder that are not used: made of others, or of no known name.
         channels: As of a study.
     """
 

@@ -29,13 +29,14 @@ class _File:
 def read(folder, label_name=None, modality=None):
     """Reads `<subject>_<modality>.nii.gz` beside `<subject>_seg.nii.gz`.
 
-    Files lie flat or in a folder per subject, and in that in a folder per visit; a folder `train`,
-    `val` or `test` around them gives the split. In the folder of a subject `<modality>.nii.gz`
-    beside `seg.nii.gz` is enough, `study1_<modality>.nii.gz` tells visits apart, and of a long name
-    the first word counts that names a modality. `<subject>_<modality>_seg.nii.gz` is the label map
-    of that modality alone. Elsewhere the modality is what follows the last underscore. `names`
-    holds the words that mark label maps. A file that is named like another with something behind it
-    is not taken for an image.
+    Files lie flat or in a folder per subject, and in that in a folder per visit, however deep; a
+    folder `train`, `val` or `test` around them gives the split. DICOM comes as a folder of slices
+    or a zip archive of that name, `<subject>_<modality>` or `<subject>/<modality>`. In the folder
+    of a subject `<modality>.nii.gz` beside `seg.nii.gz` is enough, `study1_<modality>.nii.gz` tells
+    visits apart, and of a long name the first word counts that names a modality.
+    `<subject>_<modality>_seg.nii.gz` is the label map of that modality alone. Elsewhere the
+    modality is what follows the last underscore. `names` holds the words that mark label maps. A
+    file that is named like another with something behind it is not taken for an image.
 
     Args:
         folder: Local folder.
@@ -50,9 +51,9 @@ def read(folder, label_name=None, modality=None):
             without an image or where no image has one, KUG-D13 for one case in two files.
     """
     folder = Path(folder).resolve()
-    patterns = ("*", "*/*", "*/*/*")
-    everything = [p for pattern in patterns for p in folder.glob(pattern) if p.is_file()]
+    everything = names.below(folder)
     paths, previews = names.scans(everything)
+    paths = sorted([*paths, *names.series(everything)])
     stems = collections.defaultdict(set)
     for path in paths:
         stems[path.parent].add(names.stem(path))

@@ -1,7 +1,10 @@
 """Words in the names of files and folders that say what a file is."""
 
 import collections
+import os
 import re
+import zipfile
+from pathlib import Path
 
 import numpy as np
 
@@ -74,8 +77,57 @@ def holds_labels(path):
 
 
 def stem(path):
-    """File name without the ending of any kind of scan; None for other names."""
-    return volumes.stem(path)
+    """Name without the ending of any kind of scan, that of a folder as it is; None for others."""
+    return volumes.stem(path) or (Path(path).name if Path(path).is_dir() else None)
+
+
+def below(folder):
+    """All files in a folder and the folders in it, however deep, but for hidden ones; sorted."""
+    found, seen = [], set()
+    for root, folders, files in os.walk(folder, followlinks=True):
+        # A link may lead back to where it came from.
+        if os.path.realpath(root) in seen:
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(root))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(root, name) for name in sorted(files) if not name.startswith(".")]
+    return found
+
+
+def series(paths):
+    """DICOM images among files: folders of slices, zip archives, and files that are one image each.
+
+    Args:
+        paths: Paths of files.
+
+    Returns:
+        Sorted paths. A file `.dcm` is an image by itself where its name ends in the word of a
+        modality (`p1_xray.dcm`), else it is a slice of what its folder holds.
+    """
+    found, slices = set(), collections.defaultdict(list)
+    for path in paths:
+        ending = volumes.ending(path)
+        single = ending == ".dcm" and {*words(volumes.stem(path))[-1:]} & MODALITIES
+        if single or (ending == ".zip" and _holds_slices(path)):
+            found.add(path)
+        elif ending in (None, ".dcm") and path.name != "DICOMDIR":
+            slices[path.parent].append(path)
+    return sorted(found | {at for at, inside in slices.items() if volumes.holds_dicom(inside)})
+
+
+def _holds_slices(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.lower().endswith(".dcm"):
+                    return True
+                with archive.open(name) as file:
+                    if file.read(132)[128:] == b"DICM":
+                        return True
+    except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError):
+        pass
+    return False
 
 
 def scans(paths):

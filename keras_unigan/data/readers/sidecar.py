@@ -147,6 +147,8 @@ def apply(found, path):
             raise CodedError("KUG-D08", where, f"{unknown[0]!r}{hint}", f"one of {_FIELDS}")
         if changed.get("label"):
             changed = changed | {"label": os.path.normpath(folder / changed["label"])}
+        if changed.get("annotated"):
+            changed = changed | {"annotated": tuple(changed["annotated"])}
         cases[key] = dataclasses.replace(cases[key], **changed)
     # Files that came later stand at the end.
     order = [*order, *(key for key in cases if key not in order)]

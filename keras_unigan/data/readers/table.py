@@ -8,12 +8,16 @@ from keras_unigan.data.readers import common
 from keras_unigan.data.readers.common import Found
 from keras_unigan.errors import CodedError, did_you_mean
 
+NAMES = ";"
+"""Stands between the names of one cell."""
+
 
 def read(path):
-    """Reads the columns subject, modality, image; label, split, site, visit, channel optional.
+    """Reads subject, modality, image; label, split, site, visit, channel, annotated optional.
 
     Other columns are ignored. Paths are relative to the table, absolute, or URIs. A `split` that is
-    filled in is kept. A `channel` counts from 0. Commas, semicolons or tabs separate.
+    filled in is kept. A `channel` counts from 0. `annotated` holds names with `;` between them.
+    Commas, semicolons or tabs separate columns.
 
     Args:
         path: Local CSV file.
@@ -23,8 +27,8 @@ def read(path):
 
     Raises:
         CodedError: KUG-D01 for a missing or empty table, KUG-D02 where no row has a label, KUG-D07
-            when it is no text, KUG-D08 naming a missing column, empty cell, unknown split or bad
-            channel.
+            when it is no text, KUG-D08 naming a missing column, empty cell, unknown split, bad
+            channel, or annotated names without a label.
     """
     path = Path(path).resolve()
     try:
@@ -64,6 +68,7 @@ def _case(row, path, number):
     channel = row.get("channel") or None
     if channel is not None and not (channel.isascii() and channel.isdigit()):
         raise CodedError("KUG-D08", where, f"channel {channel!r}", "a whole number from 0, or none")
+    annotated = [n.strip() for n in row.get("annotated", "").split(NAMES) if n.strip()]
     return Case(
         subject=row["subject"],
         modality=row["modality"].lower(),
@@ -73,4 +78,5 @@ def _case(row, path, number):
         site=row.get("site") or None,
         visit=row.get("visit") or None,
         channel=None if channel is None else int(channel),
+        annotated=tuple(annotated) or None,
     )

@@ -31,7 +31,7 @@ def convert(study, layout, output, overwrite=False, dry_run=False):
     the files where they lie.
 
     Args:
-        study: `config.Study` of local NIfTI files.
+        study: `config.Study` of local files; NIfTI, except for "csv".
         layout: Key of `WRITERS`.
         output: New folder; for "csv" a path ending in `.csv`.
         overwrite: Whether an earlier conversion at `output` may go. Nothing else is ever replaced.
@@ -62,7 +62,7 @@ def convert(study, layout, output, overwrite=False, dry_run=False):
     if layout == "csv" and output.suffix.lower() != ".csv":
         raise CodedError("KUG-T02", "--output", f"{output.name}", "a name ending in .csv")
     cases.check_study(study)
-    study = common.located(study)
+    study = common.located(study, every_kind=layout == "csv")
     _refuse_existing(output, study, overwrite)
     if dry_run:
         return []

@@ -55,8 +55,12 @@ class Group:
         return self.cases[0].split == "test" or self.label is None
 
 
-def located(study):
+def located(study, every_kind=False):
     """The study with absolute paths.
+
+    Args:
+        study: `config.Study`.
+        every_kind: Whether files may be of other kinds than NIfTI.
 
     Raises:
         CodedError: KUG-D08 for a URI, KUG-D10 for a file that is no NIfTI.
@@ -66,14 +70,14 @@ def located(study):
         for name in (case.image, case.label):
             if name and "://" in name:
                 raise CodedError("KUG-D08", case.id, "a URI", "a local file", fix="copy it here")
-            if name and not common.stem(name):
+            if name and not every_kind and not common.stem(name):
                 raise CodedError(
                     "KUG-D10",
                     case.id,
                     f"{Path(name).name}",
                     "a .nii or .nii.gz file",
-                    "Layouts of NIfTI files are converted byte by byte.",
-                    "save it as NIfTI",
+                    "These layouts hold NIfTI files, which are copied byte by byte.",
+                    "save it as NIfTI; --to csv takes files of every kind",
                 )
         # Not resolved: what a link points to may have a name without ending.
         image, label = (n and os.path.abspath(study.path(n)) for n in (case.image, case.label))
