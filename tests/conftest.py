@@ -12,6 +12,15 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
+# Groups that take minutes begin first, so that no process is left with one at the end.
+LONGEST = (
+    "exported",
+    "tests/test_end_to_end.py",
+    "tests/test_training.py",
+    "tests/training/test_resume.py",
+    "tests/training/test_transfer.py",
+    "tests/data/test_datasets.py",
+)
 SLOW = frozenset((ROOT / "tests" / "slow.txt").read_text(encoding="utf-8").splitlines()[1:])
 
 
@@ -38,6 +47,8 @@ def pytest_collection_modifyitems(config, items):
             # Exporting a model and checking it is dear, and done once a process.
             group = "exported" if "exported" in item.fixturenames else file
             item.add_marker(pytest.mark.xdist_group(group))
+    if parallel:
+        items.sort(key=lambda item: item.get_closest_marker("xdist_group").args[0] not in LONGEST)
     return (yield)
 
 

@@ -189,11 +189,15 @@ def test_a_full_queue_says_so_to_both_protocols(base, tmp_path):
         "num_batch_threads { value: 1 }"
     )
     options = {"enable_batching": True, "batching_parameters_file": f"{tmp_path}/batching.config"}
-    with Server(base, max_request_seconds=2, **options) as running:
+    with Server(base, max_request_seconds=5, **options) as running:
         stubs = Stubs(running.grpc_addr)
+        # The graph's first run takes longer than the next ones.
+        quick = predict(signature="slow", inputs={"rounds": np.array([1], np.int32)})
+        assert stubs.prediction.Predict(quick, timeout=30).outputs
         slow = predict(signature="slow", inputs={"rounds": np.array([10**7], np.int32)})
         held = [stubs.prediction.Predict.future(slow) for _ in range(2)]
         while running.core.gate._requests < 2 or not running._batcher._batches:
+            assert not any(f.done() for f in held), "over before both were there"
             time.sleep(0.005)
         text = "The batch scheduling queue to which this task was submitted is full"
         assert refused(stubs.prediction.Predict, slow) == ("UNAVAILABLE", text)
