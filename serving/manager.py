@@ -191,6 +191,12 @@ class Manager:
             for model, config in changed:
                 self._await(model, config, deadline)
             self._commit(before, after, kept)
+            # What the new list leaves out is not to answer the next request any more.
+            with self._condition:
+                for model, _ in kept:
+                    model.pending = None
+            for model, _ in kept:
+                model.look(once=True)
         finally:
             with self._condition:
                 self._staged = []

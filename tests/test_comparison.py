@@ -204,7 +204,7 @@ def test_ways_to_predict_are_compared_apart(tmp_path):
     ("change", "words"),
     [
         (lambda r, o: r.pop(), "found 1 rows only in the first and 0 only in the second"),
-        (lambda r, o: r[0].update(n_true=8), "s0_ct organ of 9 and 8 true voxels"),
+        (lambda r, o: r[0].update(n_true=8), "s0_ct organ of 9 true voxels and 8 true voxels"),
         (lambda r, o: o.update(split="val"), "found split test and val"),
         (lambda r, o: o.update(options={**OPTIONS, "hd95": "max"}), "found options .*'pooled'.*"),
     ],
