@@ -18,7 +18,7 @@ def load(folder):
     """Discriminator with a domain head, from the checkpoint of a run folder; None without one.
 
     Raises:
-        CodedError: KUG-T04 when the folder holds no run.
+        CodedError: KUG-T04 for a folder of checkpoints without one.
     """
     from keras_unigan.training import transfer
 

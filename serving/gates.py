@@ -291,6 +291,10 @@ class _Checks:
         self._close("translate", served / np.ptp(direct), direct / np.ptp(direct))
 
     def _classification(self, inputs):
+        if self.classifier is None:
+            raise self._failed(
+                "classify_modality", "no domain head to compare with", "that of the run"
+            )
         direct = classifying_function(self.classifier, self.plan)(inputs["image"]).numpy()
         served = self.target.predict("classify_modality", inputs)
         self._close("classify_modality", served["scores"], direct)

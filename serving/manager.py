@@ -195,7 +195,7 @@ class Manager:
             with self._condition:
                 for model, _ in kept:
                     model.pending = None
-            for model, _ in kept:
+            for model, _ in changed:
                 model.look(once=True)
         finally:
             with self._condition:

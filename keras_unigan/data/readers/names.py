@@ -126,7 +126,7 @@ def _holds_slices(path):
                     if file.read(132)[128:] == b"DICM":
                         return True
     except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError):
-        pass
+        pass  # Damaged, encrypted, or packed in a way that `zipfile` does not know: no scan for us.
     return False
 
 
