@@ -195,8 +195,16 @@ def test_a_full_queue_says_so_to_both_protocols(base, tmp_path):
         quick = predict(signature="slow", inputs={"rounds": np.array([1], np.int32)})
         assert stubs.prediction.Predict(quick, timeout=30).outputs
         slow = predict(signature="slow", inputs={"rounds": np.array([10**7], np.int32)})
-        held = [stubs.prediction.Predict.future(slow) for _ in range(2)]
-        while running.core.gate._requests < 2 or not running._batcher._batches:
+        held = [stubs.prediction.Predict.future(slow)]
+        # The queue holds one: the second may come when the first has been taken from it.
+        while (
+            ':batching_session:queuing_latency_count{thread_pool_name="model_server_batch_threads"} 2'
+            not in (running.metrics.page())
+        ):
+            assert not held[0].done(), "over before it was seen to run"
+            time.sleep(0.005)
+        held.append(stubs.prediction.Predict.future(slow))
+        while not running._batcher._batches:
             assert not any(f.done() for f in held), "over before both were there"
             time.sleep(0.005)
         text = "The batch scheduling queue to which this task was submitted is full"
