@@ -53,6 +53,7 @@ test-all: lint
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	$(BIN)/python docs/models/make_cards.py
 	$(BIN)/pdoc -o build/docs keras_unigan
 
 bench: $(VENV)/.installed-dev

@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "build_model": "keras_unigan.training",
     "load_model": "keras_unigan.training",
-    "predict": "keras_unigan.inference",
+    "predict": "keras_unigan.prediction",
     "translate": "keras_unigan.translation",
     "CodedError": "keras_unigan.errors",
     "Experiment": "keras_unigan.config",
@@ -38,6 +38,7 @@ _PUBLIC = {
     "models": None,
     "networks": None,
     "planning": None,
+    "prediction": None,
     "systems": None,
     "training": None,
     "translation": None,

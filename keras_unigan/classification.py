@@ -53,14 +53,14 @@ def classifying_function(discriminator, plan):
         own = []
         for domain in range(len(plan.modalities)):
             normal = normalization(image, tf.fill([count], domain), statistics)
-            _, logits = discriminator(_centred(normal, discriminator.patch_size), training=False)
+            _, logits = discriminator(centred(normal, discriminator.patch_size), training=False)
             own.append(tf.nn.log_softmax(tf.cast(logits, tf.float32))[:, domain])
         return tf.nn.softmax(tf.stack(own, axis=1))
 
     return run
 
 
-def _centred(image, sides):
+def centred(image, sides):
     """The middle of normalised images, filled up with -1, the darkest value."""
     found, wanted = tf.shape(image)[1:-1], tf.constant(sides)
     missing = tf.maximum(wanted - found, 0)

@@ -11,7 +11,7 @@ import os
 import re
 from pathlib import Path
 
-from keras_unigan import inference
+from keras_unigan import prediction
 from keras_unigan.config import read_json, write_json
 from keras_unigan.data import nifti, volumes
 from keras_unigan.errors import CodedError
@@ -180,7 +180,7 @@ def segment(model, scan, folder, batch_size=4):
     """Writes the label map and the probabilities of one scan, on its own grid.
 
     Args:
-        model: What `inference.predict` takes.
+        model: What `prediction.predict` takes.
         scan: `Scan`.
         folder: Of the derivatives.
         batch_size: Windows per step.
@@ -189,28 +189,20 @@ def segment(model, scan, folder, batch_size=4):
         Paths written: `dseg.nii.gz`, its sidecar, and one `probseg.nii.gz` (float32, 0..1) a name.
 
     Raises:
-        CodedError: See `inference.predict`.
+        CodedError: See `prediction.predict`.
     """
-    predictor = inference.predictor_of(model)
-    plan, folder = predictor.plan, Path(folder)
+    ensemble = prediction.load(model)
+    plan, folder = ensemble.plan, Path(folder)
     volume = volumes.read_image(scan.image, plan.channels, scan.channel)
-    label_map, probabilities = inference.segment_volume(
-        volume,
-        plan,
-        predictor,
-        scan.modality,
-        predictor.spatial_dims,
-        batch_size,
-        str(scan.image),
-    )
+    found = ensemble.segment_volume(volume, scan.modality, batch_size, str(scan.image))
     target = folder / f"{scan.stem()}_dseg.nii.gz"
-    nifti.write(target, label_map, volume)
+    nifti.write(target, found.label_map, volume)
     side = target.with_name(target.name.replace(".nii.gz", ".json"))
     write_json(side, {"Manual": False, "Sources": [_source(scan)]})
     written, first = [target, side], len(plan.labels.names) - len(plan.labels.foreground)
     for index, name in enumerate(plan.labels.foreground, first):
         path = folder / f"{scan.stem(_plain(name))}_probseg.nii.gz"
-        nifti.write(path, nifti.from_ras(probabilities[..., index], volume), volume)
+        nifti.write(path, nifti.from_ras(found.probabilities[..., index], volume), volume)
         written.append(path)
     return written
 

@@ -45,6 +45,8 @@ CODES = {
     "KUG-D34": ("DICOM pixel data in a form that nothing here decodes", 3),
     "KUG-D35": ("volume too large for one record", 3),
     "KUG-D36": ("image of another number of channels than its study", 3),
+    "KUG-D37": ("synthetic image where scores are taken, or splits are made", 3),
+    "KUG-D38": ("scan unlike those that the run was trained on", 3),
     "KUG-T01": ("unknown model", 2),
     "KUG-T02": ("setting out of range or unknown", 2),
     "KUG-T03": ("unknown modality", 2),
@@ -52,6 +54,8 @@ CODES = {
     "KUG-T05": ("training produced non-finite losses", 3),
     "KUG-T06": ("will not fit into memory or on the disk", 2),
     "KUG-T07": ("scores that cannot be compared", 3),
+    "KUG-T08": ("runs that do not fit together", 2),
+    "KUG-T09": ("no synthetic pair that passes the gate", 3),
     "KUG-S01": ("server cannot be reached", 4),
     "KUG-S02": ("model, version or signature not on the server", 4),
     "KUG-S03": ("message larger than the other side accepts", 4),
@@ -63,6 +67,7 @@ CODES = {
     "KUG-E02": ("output already exists", 2),
     "KUG-E03": ("device, or version of TensorFlow or Keras, not usable", 4),
     "KUG-E04": ("disk full, or file that may not be read or written", 4),
+    "KUG-E05": ("runner that lost part of the work", 4),
 }
 
 

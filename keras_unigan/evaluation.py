@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_unigan import inference, metrics
+from keras_unigan import metrics, prediction
 from keras_unigan.aggregation import (
     BIASES,
     COLUMNS,
@@ -36,16 +36,24 @@ from keras_unigan.aggregation import (
 )
 from keras_unigan.config import (
     IGNORE,
-    SPLITS,
     Case,
     Study,
     finite,
     read_json,
     write_json,
 )
-from keras_unigan.data import nifti, preprocessing, volumes
+from keras_unigan.data import nifti, volumes
 from keras_unigan.errors import CodedError
 from keras_unigan.overlays import best_median_worst, save_overlay
+from keras_unigan.postprocessing import predicted_masks
+from keras_unigan.truth import (
+    check_labels,
+    index_map_of,
+    labelled,
+    public_message,
+    read_case,
+    true_masks,
+)
 
 __all__ = [
     "COLUMNS",
@@ -143,18 +151,28 @@ def _score_mask(name, true, predicted, spacing, unit, options):
 
 
 def score_cases(
-    model, study, split="test", known_modality=True, limit=None, batch_size=4, options=None
+    model,
+    study,
+    split="test",
+    known_modality=True,
+    limit=None,
+    batch_size=4,
+    options=None,
+    tta="none",
+    postprocessing=True,
 ):
     """Predicts and scores the labelled cases of a split, one after the other.
 
     Args:
-        model: What `inference.predict` takes.
+        model: What `prediction.predict` takes.
         study: `config.Study`.
         split: "train", "val" or "test".
         known_modality: Whether the model is told the modality.
         limit: Only the first so many cases.
         batch_size: Windows per step.
         options: `aggregation.ScoreOptions`.
+        tta: See `prediction.load`; also for `postprocessing`.
+        postprocessing: As said.
 
     Yields:
         `ScoredCase`.
@@ -163,37 +181,19 @@ def score_cases(
         CodedError: KUG-T02 for another split, KUG-T04 when the study has other labels than the
             model, KUG-D14 when the split has no labelled case. Other problems are in the rows.
     """
-    predictor = inference.predictor_of(model)
-    if split not in SPLITS:
-        raise CodedError("KUG-T02", "split", f"{split!r}", f"one of {list(SPLITS)}")
-    if predictor.plan.labels != study.labels:
-        raise CodedError(
-            "KUG-T04",
-            "labels",
-            f"a model of {_scheme(predictor.plan.labels)}",
-            f"{_scheme(study.labels)} as in the study",
-            "Scores would compare different things.",
-            "use the study that the model was trained on, or train again",
-        )
-    cases = _labelled(study, split)[:limit]
+    ensemble = prediction.load(model, tta, postprocessing, alarm=False)
+    check_labels(ensemble.plan, study)
+    cases = labelled(study, split)[:limit]
     if not cases:
         raise CodedError("KUG-D14", study.name, f"no labelled case in split {split!r}", "one")
     for case in cases:
         yield _score_case(
-            predictor, study, case, known_modality, batch_size, options or ScoreOptions()
+            ensemble, study, case, known_modality, batch_size, options or ScoreOptions()
         )
 
 
-def _labelled(study, split):
-    return [c for c in study.cases if c.split == split and c.label is not None]
-
-
-def _scheme(labels):
-    return {name: list(labels.file_values(name)) for name in labels.foreground}
-
-
-def _score_case(predictor, study, case, known_modality, batch_size, options):
-    labels, start = predictor.plan.labels, time.perf_counter()
+def _score_case(ensemble, study, case, known_modality, batch_size, options):
+    labels, start = ensemble.plan.labels, time.perf_counter()
     common = {
         "case": case.id,
         "subject": case.subject,
@@ -202,41 +202,23 @@ def _score_case(predictor, study, case, known_modality, batch_size, options):
         "known_modality": known_modality,
     }
     try:
-        path = study.path(case.image)
-        volume = volumes.read_image(path, predictor.plan.channels, case.channel)
-        preprocessing.check_image(volume, case.id)
-        image, label = nifti.to_ras(volume), nifti.to_ras(volumes.read(study.path(case.label)))
-        preprocessing.check_pair(image, label, case.id)
-        index_map = _index_map(label, labels, case)
+        volume, image, index_map = read_case(study, case, ensemble.plan)
         start = time.perf_counter()
-        _, probabilities = inference.segment_volume(
-            volume,
-            predictor.plan,
-            predictor,
-            case.modality if known_modality else None,
-            predictor.spatial_dims,
-            batch_size,
-            case.id,
-        )
+        told = case.modality if known_modality else None
+        found = ensemble.segment_volume(volume, told, batch_size, case.id)
         seconds = round(time.perf_counter() - start, 3)
     except CodedError as error:
         message = public_message(error, study)
         state = {"message": message, "seconds": math.nan}
         rows = [{**row, "status": error.code} for row in _failed_rows(study, case, labels)]
         return ScoredCase(case, [{**common, **r, **state} for r in _with_truth(rows, case)])
-    labelled = index_map != IGNORE
-    truth = true_masks(index_map, labels)
-    prediction = predicted_masks(probabilities, labels) & labelled
+    truth, annotated = true_masks(index_map, labels), index_map != IGNORE
+    masks = found.masks & annotated
     unit = "mm" if volume.spacing_known else "px"
-    rows = score_masks(truth, prediction, labels.foreground, image.spacing, unit, options)
+    rows = score_masks(truth, masks, labels.foreground, image.spacing, unit, options)
     state = {"message": "", "seconds": seconds}
     rows = [{**common, **row, **state} for row in _with_truth(rows, case)]
-    return ScoredCase(case, rows, image, truth, prediction)
-
-
-def _index_map(label, labels, case):
-    index_map = preprocessing.encode_labels(label.array, labels, case.id)
-    return preprocessing.forget_unannotated(index_map, labels, case.annotated)
+    return ScoredCase(case, rows, image, truth, masks)
 
 
 def _with_truth(rows, case):
@@ -261,7 +243,7 @@ def _failed_rows(study, case, labels):
     count, unit, distance = dict.fromkeys(labels.foreground), None, math.inf
     try:
         label = nifti.to_ras(volumes.read(study.path(case.label)))
-        masks = true_masks(_index_map(label, labels, case), labels)
+        masks = true_masks(index_map_of(label, labels, case), labels)
     except CodedError:
         pass  # What the row says of the case is its first problem; this one may be the same.
     else:
@@ -276,38 +258,28 @@ def _failed_rows(study, case, labels):
     return [{"name": n, **scores, "unit": unit, "n_true": count[n], **nothing} for n in count]
 
 
-def public_message(error, study):
-    """Message of an error for results, which are passed around: without the study's own folder."""
-    return str(error).replace(os.path.join(study.folder, ""), "")
-
-
-def true_masks(index_map, labels):
-    """Mask of each scored name from label-map indices; 255 is in none."""
-    membership = np.zeros((len(labels.names), IGNORE + 1), bool)
-    membership[:, : len(labels.values)] = np.transpose(labels.membership)
-    first = len(labels.names) - len(labels.foreground)
-    return np.stack([row[index_map] for row in membership[first:]])
-
-
-def predicted_masks(probabilities, labels):
-    """Mask of each scored name: regions above one half, classes where they are most probable."""
-    if labels.overlapping:
-        return np.moveaxis(probabilities > 0.5, -1, 0)
-    best = np.argmax(probabilities, axis=-1)
-    return np.stack([best == index for index in range(1, probabilities.shape[-1])])
-
-
 def metrics_files(run, known_modality=True):
     """Paths of the JSON and CSV that `evaluate_run` writes into a run folder."""
     stem = "metrics" if known_modality else "metrics_unknown"
     return Path(run) / f"{stem}.json", Path(run) / f"{stem}.csv"
 
 
-def evaluate_run(run, study, split="test", known_modality=True, limit=None, say=None, options=None):
+def evaluate_run(
+    run,
+    study,
+    split="test",
+    known_modality=True,
+    limit=None,
+    say=None,
+    options=None,
+    tta="none",
+    postprocessing=True,
+    output=None,
+):
     """Scores a run folder and writes the result there: JSON, CSV and slices for the report.
 
     Args:
-        run: Run folder.
+        run: Run folder, a folder with `ensemble.json`, or what else `prediction.load` takes.
         study: `config.Study`, or path of its file.
         split: "train", "val" or "test".
         known_modality: Whether the model is told the modality; if not, the files are
@@ -315,21 +287,31 @@ def evaluate_run(run, study, split="test", known_modality=True, limit=None, say=
         limit: Only the first so many cases.
         say: Called with one sentence per case.
         options: `aggregation.ScoreOptions`.
+        tta: See `prediction.load`; also for `postprocessing`.
+        postprocessing: As said.
+        output: Folder for the results; None: the run's own.
 
     Returns:
         The dictionary of `summarize` with `split`, `known_modality`, `labelled` (labelled cases of
-        the split, of which `limit` may have taken fewer), `options` and `outputs` (paths written).
+        the split, of which `limit` may have taken fewer), `options`, `method`
+        (`prediction.Ensemble.method`) and `outputs` (paths written).
 
     Raises:
-        CodedError: See `score_cases` and `inference.load`.
+        CodedError: See `score_cases` and `prediction.load`; KUG-T02 for several runs without an
+            output.
     """
+    if output is None and not isinstance(run, (str, os.PathLike)):
+        raise CodedError("KUG-T02", "output", "none", "a folder for the results of several runs")
+    ensemble = prediction.load(run, tta, postprocessing, alarm=False)
+    run = output or run
+    method = ensemble.method
     path = None if isinstance(study, Study) else study
     study = study if isinstance(study, Study) else Study.load(study)
     options, start = options or ScoreOptions(), time.perf_counter()
     json_path, csv_path = metrics_files(run, known_modality)
     folder, prefix = Path(run) / "samples", "known-" if known_modality else "unknown-"
     rows, candidates = [], []
-    for scored in score_cases(run, study, split, known_modality, limit, options=options):
+    for scored in score_cases(ensemble, study, split, known_modality, limit, options=options):
         if not rows:
             for old in folder.glob(f"{prefix}*.npz"):
                 old.unlink()
@@ -353,8 +335,8 @@ def evaluate_run(run, study, split="test", known_modality=True, limit=None, say=
     for name in {c["file"] for c in candidates} - {o["file"] for o in overlays}:
         (Path(run) / name).unlink()
     settings = {"split": split, "known_modality": known_modality}
-    summary = {**settings, "labelled": len(_labelled(study, split)), **summarize(rows)}
-    summary |= {"options": dataclasses.asdict(options), "overlays": overlays}
+    summary = {**settings, "labelled": len(labelled(study, split)), **summarize(rows)}
+    summary |= {"options": dataclasses.asdict(options), "method": method, "overlays": overlays}
     write_json(json_path, finite({**summary, "rows": rows}))
     write_csv(csv_path, rows)
     summary |= {"outputs": [str(json_path), str(csv_path)]}
@@ -362,7 +344,8 @@ def evaluate_run(run, study, split="test", known_modality=True, limit=None, say=
     if path is not None:
         digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
         entry["inputs"] = {"study": os.fspath(path), "study_sha256": digest}
-    entry |= {"settings": {**settings, "limit": limit, "options": dataclasses.asdict(options)}}
+    settings |= {"limit": limit, "options": dataclasses.asdict(options)}
+    entry |= {"settings": {**settings, "method": method}}
     entry |= {"outputs": [json_path.name, csv_path.name], "macro_dice": summary["macro_dice"]}
     _record(run, {**entry, "seconds": round(time.perf_counter() - start, 1)})
     return summary

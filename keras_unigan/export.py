@@ -26,6 +26,7 @@ __all__ = [
     "model_card",
     "serving_function",
     "side_multiples",
+    "synthesizing_function",
     "translating_function",
 ]
 
@@ -155,10 +156,23 @@ def _takes(network, shape):
 
 
 def _only_translates(network):
-    return hasattr(network, "translate") and not hasattr(network, "segment")
+    makes = hasattr(network, "translate") or hasattr(network, "sample")
+    return makes and not hasattr(network, "segment")
 
 
-def model_card(network, plan, multiples, translator=None, facts=None, classifier=None):
+def synthesizing_function(synthesizer, plan):
+    """Seeds and domains to images and label maps; see `signatures.synthesis`.
+
+    Args:
+        synthesizer: `networks.MaskGenerator` and `networks.ImageRenderer`.
+        plan: `config.Plan` that they were trained with.
+    """
+    return signatures.synthesis(*synthesizer, plan)
+
+
+def model_card(
+    network, plan, multiples, translator=None, facts=None, classifier=None, synthesizer=None
+):
     """What a client needs and cannot read over the wire otherwise; see `exporting.cards`.
 
     Args:
@@ -168,13 +182,16 @@ def model_card(network, plan, multiples, translator=None, facts=None, classifier
         translator: Network with `translate`, or None.
         facts: What is known of the run; see `cards.facts_of_run`.
         classifier: Discriminator with a domain head, or None.
+        synthesizer: Mask generator and renderer, or None.
     """
-    model = signatures.Model(network, plan, None, translate=translator, classify=classifier)
+    model = signatures.Model(
+        network, plan, None, translate=translator, classify=classifier, synthesize=synthesizer
+    )
     names = {name: SIGNATURES[name][0] for name in signatures.of(model)}
     return cards.model_card(network, plan, multiples, names, facts)
 
 
-def export(network, plan, folder, translator=None, facts=None, classifier=None):
+def export(network, plan, folder, translator=None, facts=None, classifier=None, synthesizer=None):
     """Writes a SavedModel with the named signatures of `SIGNATURES` that the networks can serve.
 
     Args:
@@ -186,6 +203,7 @@ def export(network, plan, folder, translator=None, facts=None, classifier=None):
             where it has one.
         facts: For the model card; see `cards.facts_of_run`.
         classifier: Discriminator with a domain head, for `classify_modality`.
+        synthesizer: Mask generator and renderer, for `synthesize`.
 
     Returns:
         The model card, which is also in the folder's `assets.extra/`, with the ops of the graph.
@@ -197,7 +215,8 @@ def export(network, plan, folder, translator=None, facts=None, classifier=None):
         raise CodedError(
             "KUG-T04",
             network.name,
-            f"a {type(network).__name__}, which only translates",
+            f"a {type(network).__name__}, which "
+            + ("only translates" if hasattr(network, "translate") else "makes pairs from noise"),
             "a network that segments",
         )
     folder, network = Path(folder), full_precision(network)
@@ -219,9 +238,16 @@ def export(network, plan, folder, translator=None, facts=None, classifier=None):
         classifier = full_precision(classifier)
         classify = classifying_function(classifier, plan)
         archive.track(classifier)
-    card = model_card(network, plan, multiples, translate, facts, classify)
+    synthesize = None
+    if synthesizer is not None:
+        synthesizer = [full_precision(own) for own in synthesizer]
+        synthesize = synthesizing_function(synthesizer, plan)
+        for own in synthesizer:
+            archive.track(own)
+    card = model_card(network, plan, multiples, translate, facts, classify, synthesize)
     run = _shared(serving_function(network, plan, multiples), network, plan)
-    model = signatures.Model(network, plan, run, cards.text(card), translate, classify)
+    ways = translate, classify, synthesize
+    model = signatures.Model(network, plan, run, cards.text(card), *ways)
     for name in signatures.of(model):
         function, specs = SIGNATURES[name][1](model)
         archive.add_endpoint(name, _plain(function), input_signature=specs)

@@ -16,6 +16,9 @@ from keras_unigan.data import nifti, pictures, preprocessing, volumes
 from keras_unigan.data.windows import sliding_window
 from keras_unigan.errors import CodedError, did_you_mean
 
+MAPS = ("uncertainty", "disagreement")
+"""Maps that may lie beside a label map, by the end of their names."""
+
 
 def paint(probabilities, labels):
     """Label map in the study's own file values.
@@ -67,13 +70,17 @@ class Predictor:
     """
 
     def __init__(self, network, plan):
-        if hasattr(network, "translate") and not hasattr(network, "segment"):
+        only = {"translate": "only translates", "sample": "makes pairs from noise"}
+        told = [text for method, text in only.items() if hasattr(network, method)]
+        if told and not hasattr(network, "segment"):
             raise CodedError(
                 "KUG-T04",
                 "model",
-                f"a {type(network).__name__}, which only translates",
+                f"a {type(network).__name__}, which {told[0]}",
                 "a network that segments",
-                fix="unigan translate, or train a system that segments",
+                fix="unigan translate, or train a system that segments"
+                if hasattr(network, "translate")
+                else "train a system that segments",
             )
         import keras
         import tensorflow as tf
@@ -212,6 +219,25 @@ def segment_volume(
     modality = check_modality(plan, modality)
     volumes.check_channels(volume, plan.channels, where)
     prepared = preprocessing.prepare(volume, plan, None, where)
+    probabilities = infer(prepared, plan, predict, modality, spatial_dims, batch_size, progress)
+    return nifti.from_ras(paint(probabilities, plan.labels), volume), probabilities
+
+
+def infer(prepared, plan, predict, modality, spatial_dims=2, batch_size=4, progress=None):
+    """Probabilities of a prepared case on its RAS+ grid; see `segment_volume`.
+
+    Args:
+        prepared: `data.preprocessing.Prepared`.
+        plan: As of `segment_volume`; also for `predict`, `spatial_dims`, `batch_size`, `progress`.
+        predict: As said.
+        modality: Name as the plan has it, or None.
+        spatial_dims: As said.
+        batch_size: As said.
+        progress: As said.
+
+    Returns:
+        float32 `(x, y, z, outputs)`.
+    """
     chosen = plan.configuration(spatial_dims)
     probabilities = sliding_window(
         prepared.image,
@@ -222,8 +248,7 @@ def segment_volume(
         chosen.slices,
         progress,
     )
-    probabilities = preprocessing.restore(probabilities, prepared)
-    return nifti.from_ras(paint(probabilities, plan.labels), volume), probabilities
+    return preprocessing.restore(probabilities, prepared)
 
 
 def segment(
@@ -295,41 +320,6 @@ def hand_over(label_map, volume, output=None, shape=None, description=""):
     return kind.from_bytes(nifti.encode(label_map, volume, description=description))
 
 
-def predict(model, source, modality=None, output=None, *, spacing=None, batch_size=4, channel=None):
-    """Segments one scan with a trained model; see `segment` for all but `model`.
-
-    No system of this version needs the modality; naming it normalises intensities as in training.
-
-    Args:
-        model: Run folder, game (with `network` and `plan`), pair `(network, plan)`, or `Predictor`.
-        source: Path of a scan, nibabel image, or array; see `segment`.
-        modality: Name in the plan; None where it is not known.
-        output: Path that receives the label map.
-        spacing: mm per voxel of each axis of an array.
-        batch_size: Windows per step.
-        channel: See `segment`.
-
-    Returns:
-        The same kind as `source`, or `output`.
-
-    Raises:
-        CodedError: KUG-T04 for a folder without a run; see `segment` for others.
-        ValueError: For a model of another kind.
-    """
-    predictor = predictor_of(model)
-    return segment(
-        source,
-        predictor.plan,
-        predictor,
-        modality,
-        output,
-        spatial_dims=predictor.spatial_dims,
-        spacing=spacing,
-        batch_size=batch_size,
-        channel=channel,
-    )
-
-
 def open_source(source, output, plan, spacing, channel=None, pictured=False):
     """Volume of a source, what errors call it, and whether it is an array; see `segment`.
 
@@ -398,7 +388,7 @@ def outputs_for(inputs, output, suffix="seg", pictured=False):
     """Scans named by files, folders and globs, each with the path of its result.
 
     Folders give the scans in them (`data.volumes.scans_in`; a folder of DICOM slices is one scan)
-    but those named `seg` or `*_seg` (label maps beside scans) and earlier results.
+    but those named `seg` or `*_seg` (label maps beside scans), earlier results and `MAPS`.
 
     Args:
         inputs: Paths of files, folders, or globs.
@@ -418,7 +408,7 @@ def outputs_for(inputs, output, suffix="seg", pictured=False):
     for text in inputs:
         path = Path(text)
         if path.is_dir():
-            results = ("_seg", f"_{suffix}")
+            results = ("_seg", f"_{suffix}", *(f"_{name}" for name in MAPS))
             found = volumes.scans_in(path)
             found = [p for p in found if not f"_{volumes.stem(p)}".endswith(results)]
         elif path.is_file():

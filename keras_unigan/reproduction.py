@@ -16,6 +16,7 @@ from keras_unigan import evaluation, training
 from keras_unigan.aggregation import SCORES, ScoreOptions
 from keras_unigan.config import Experiment, finite, from_dict, read_json, write_json
 from keras_unigan.errors import CodedError
+from keras_unigan.postprocessing import Postprocessing
 
 TOLERANCE = 1e-6
 """Difference of a score up to which two runs are the same."""
@@ -173,6 +174,7 @@ def reproduce(recipe, study=None, tolerance=TOLERANCE, overwrite=False, quiet=Fa
             settings["known_modality"],
             settings["limit"],
             options=ScoreOptions(**settings["options"]),
+            **_method(settings),
         )
         new = _rows(output, settings["known_modality"])
         missing += len(set(old) ^ set(new))
@@ -186,6 +188,13 @@ def reproduce(recipe, study=None, tolerance=TOLERANCE, overwrite=False, quiet=Fa
     result |= {"notes": notes, "tolerance": tolerance, "output": str(output)}
     write_json(output / RESULT, finite(result))
     return result
+
+
+def _method(settings):
+    """What label maps were made with; steps that validation taught then count as settings now."""
+    method = settings.get("method", {"tta": "none", "postprocessing": []})
+    steps = Postprocessing.of_steps(method["postprocessing"])
+    return {"tta": method["tta"], "postprocessing": steps}
 
 
 def _rows(folder, known_modality):

@@ -16,7 +16,7 @@ from keras_unigan.data import nifti, preprocessing, volumes
 from keras_unigan.data.windows import sliding_window
 from keras_unigan.errors import CodedError
 
-MARK = "SYNTHETIC (keras_unigan)"
+MARK = f"{nifti.SYNTHETIC} (keras_unigan)"
 NOTICE = "Made by a network, not by a scanner. For research use only: not a medical device."
 
 BACKGROUND = {"ct": -1000.0}

@@ -2,8 +2,8 @@
 
 Images are compared in normalised units ([-1, 1], each by its own modality), since MR has no units
 of its own, over the voxels of the reference that are not background. Anatomy is judged by one
-segmentor that sees the scan and its translation as they lie on disk. Beside every translator stands
-`copy`: the input as if it were its own translation.
+segmentor that sees the scan and its translation as they lie on disk, and by where edges lie, which
+needs none. Beside every translator stands `copy`: the input as if it were its own translation.
 """
 
 import dataclasses
@@ -13,14 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_unigan import evaluation, inference, layers, metrics, translation
+from keras_unigan import evaluation, fidelity, inference, layers, metrics, translation
 from keras_unigan.config import IGNORE, SPLITS, Study, finite, write_json
 from keras_unigan.data import nifti, preprocessing, volumes
 from keras_unigan.errors import CodedError
 
 IMAGE_SCORES = ("mae", "psnr", "ssim", "nmi")
 ANATOMY_SCORES = ("anatomy_dice", "label_dice", "hallucination")
-SCORES = (*IMAGE_SCORES, *ANATOMY_SCORES)
+SOURCE_SCORES = ("edge_nmi", "shift_mm", "copy_ratio")
+SCORES = (*IMAGE_SCORES, *SOURCE_SCORES, *ANATOMY_SCORES)
 COLUMNS = (
     *("case", "subject", "split", "known_modality", "source", "target", "method", "paired"),
     *(*SCORES, "status", "message", "seconds"),
@@ -56,6 +57,7 @@ def translation_rows(
     spatial_dims=2,
     limit=None,
     batch_size=4,
+    observe=None,
 ):
     """Scores every case of a split in every other modality, by every translator.
 
@@ -67,19 +69,22 @@ def translation_rows(
         plan: `config.Plan` that they share.
         study: `config.Study`.
         split: "train", "val" or "test".
-        segmentor: What `inference.predict` takes as its model; None leaves the anatomy out.
+        segmentor: What `inference.predictor_of` takes; None leaves the anatomy out.
         known_modality: Whether translators and segmentor are told the modality of the scan. The
             target is always known.
         spatial_dims: Configuration of the plan that gives the window.
         limit: Only the first so many cases.
         batch_size: Windows per step.
+        observe: Called with the case, the target, the method, the translation in [-1, 1] on the
+            RAS+ grid, and what the case's translations share; see `fidelity.Observer`.
 
     Yields:
         One dictionary per case, target and method, see `COLUMNS`, and `names`: per scored name its
         own `ANATOMY_SCORES`. NaN where there is nothing to measure: no paired reference (another
         case of the same subject and visit in the target modality, on the same grid), no segmentor,
         no label map. `anatomy_dice`: segmentation before against after. `label_dice`: truth against
-        after. `hallucination`: see `metrics.hallucination`.
+        after. `hallucination`, `edge_nmi`, `shift_mm` (pixels of a file without spacing),
+        `copy_ratio`: see `metrics`; the last three compare the translation with its source.
 
     Raises:
         CodedError: KUG-T02 for another split, KUG-D14 when it has no case. Other problems are in
@@ -108,7 +113,8 @@ def translation_rows(
             continue
         try:
             modality = inference.check_modality(plan, case.modality) if known_modality else None
-            scene = _Scene.read(case, study, plan, predictor, modality, batch_size)
+            settings = predictor, modality, spatial_dims, batch_size
+            scene = _Scene.read(case, study, plan, *settings)
         except CodedError as error:
             failed = dict.fromkeys((*SCORES, "seconds"), math.nan)
             failed |= {"paired": False, "status": error.code, "names": {}}
@@ -129,7 +135,10 @@ def translation_rows(
                 seconds = round(time.perf_counter() - start, 3)
                 row = {**common, "target": target, "method": method, "seconds": seconds}
                 row |= {"paired": reference is not None, "status": "ok", "message": problem}
-                yield {**row, **_compare(reference, image), **scene.anatomy(image, target)}
+                if observe is not None:
+                    observe(case, target, method, image, scene)
+                row |= {**_compare(reference, image), **scene.kept(image)}
+                yield {**row, **scene.anatomy(image, target)}
 
 
 def _serve(translators, source, target):
@@ -186,6 +195,7 @@ class _Scene:
 
     Attributes:
         image: The scan in RAS+.
+        source: The scan as `copy` gives it.
         prepared: The scan on the plan's grid.
         inside: What is not background.
         plan: Plan of the translators.
@@ -198,6 +208,7 @@ class _Scene:
     """
 
     image: nifti.Volume
+    source: np.ndarray
     prepared: preprocessing.Prepared
     inside: np.ndarray
     plan: object
@@ -209,7 +220,7 @@ class _Scene:
     batch_size: int
 
     @classmethod
-    def read(cls, case, study, plan, predictor, modality, batch_size):
+    def read(cls, case, study, plan, predictor, modality, spatial_dims, batch_size):
         path = study.path(case.image)
         volume = volumes.read_image(path, plan.channels, case.channel)
         image = nifti.to_ras(volume)
@@ -226,8 +237,27 @@ class _Scene:
                 annotated = labels.annotated(names)
                 truth, labelled = evaluation.true_masks(index_map, labels), index_map != IGNORE
         inside = preprocessing.nonbackground(image.array)
-        scans = image, prepared, inside, plan, predictor, original
+        # By the road of a translation, so that what resampling takes is not blamed on it.
+        settings = plan, copy_input(plan), modality, modality, spatial_dims, batch_size
+        source = translation.translate_prepared(prepared, inside, *settings)
+        scans = image, source, prepared, inside, plan, predictor, original
         return cls(*scans, truth, annotated, labelled, batch_size)
+
+    def kept(self, translation):
+        """`SOURCE_SCORES` of a translation."""
+        pairs = [a.reshape(*self.inside.shape, -1) for a in (self.source, translation)]
+        channels = zip(*(np.moveaxis(a, -1, 0) for a in pairs), strict=True)
+        each = [self._kept(*pair) for pair in channels]
+        return {score: evaluation.mean([e[score] for e in each]) for score in SOURCE_SCORES}
+
+    def _kept(self, source, translation):
+        found = dict.fromkeys(SOURCE_SCORES, math.nan)
+        found["copy_ratio"] = metrics.copy_ratio(source, translation, self.inside)
+        if max(source.shape) >= metrics.LEAST_AXIS:
+            spacing = self.image.spacing
+            found["edge_nmi"] = metrics.edge_nmi(source, translation, spacing, self.inside)
+            found["shift_mm"] = metrics.shift_mm(source, translation, spacing)
+        return found
 
     def anatomy(self, normalised, target):
         """`ANATOMY_SCORES`, means over names, and `names`."""
@@ -327,8 +357,8 @@ def evaluate_run(
         say: Called with one sentence per case.
 
     Returns:
-        The dictionary of `summarize` with `split`, `known_modality`, `segmentor` (name of its
-        folder) and `outputs` (paths written).
+        The dictionaries of `summarize` and of `fidelity.Observer.summary`, with `split`,
+        `known_modality`, `segmentor` (name of its folder) and `outputs` (paths written).
 
     Raises:
         CodedError: KUG-T04 for a folder without a run, or one that does not translate; see
@@ -339,6 +369,8 @@ def evaluate_run(
     judge = run if segmentor is None else segmentor
     segmentor = segmentor or _own_segmentor(run, translator)
     judge = Path(judge).resolve().name if segmentor else None
+    segmentor = segmentor and inference.predictor_of(segmentor)
+    observer = fidelity.Observer(translator.plan, study, segmentor)
     rows: list[dict] = []
     for row in translation_rows(
         {translator.name: translator, COPY: copy_input(translator.plan)},
@@ -349,12 +381,13 @@ def evaluate_run(
         known_modality,
         translator.spatial_dims,
         limit,
+        observe=observer,
     ):
         if say and (not rows or rows[-1]["case"] != row["case"]):
             say(f"{row['case']}: " + (row["message"] or "translated"))
         rows.append(row)
     summary = {"split": split, "known_modality": known_modality, "segmentor": judge}
-    summary |= summarize(rows)
+    summary |= {**summarize(rows), **observer.summary()}
     json_path, csv_path = translation_files(run)
     write_json(json_path, finite({**summary, "rows": rows}))
     evaluation.write_csv(csv_path, [{c: row[c] for c in COLUMNS} for row in rows], COLUMNS)

@@ -15,7 +15,7 @@ import time
 import numpy as np
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult
 
-from keras_unigan import inference
+from keras_unigan import inference, prediction
 from keras_unigan.config import Plan
 from keras_unigan.data import nifti
 from keras_unigan.errors import CodedError
@@ -160,13 +160,10 @@ def _exported(folder, batch_size):
 
 
 def _run(folder, batch_size):
-    predictor = inference.load(folder)
-    plan, dims = predictor.plan, predictor.spatial_dims
+    ensemble = prediction.load(folder)
 
     def segment(volume, modality, where):
-        return inference.segment_volume(volume, plan, predictor, modality, dims, batch_size, where)[
-            0
-        ]
+        return ensemble.segment_volume(volume, modality, batch_size, where).label_map
 
     return segment
 
@@ -233,9 +230,13 @@ class SegmentVolumes(ModelHandler):
                     found = {"error": error.args}
             yield PredictionResult(loaded, {**found, "seconds": time.perf_counter() - start})
 
-    def batch_elements_kwargs(self):
-        """One volume at a time: windows are batched inside it."""
-        return {"min_batch_size": 1, "max_batch_size": 1}
+    def should_skip_batching(self):
+        """Beam gets batches of one: windows are batched inside a volume.
+
+        Its own batching keeps the last element of a bundle for the bundle's end, which the Dask
+        runner drops.
+        """
+        return True
 
     def get_metrics_namespace(self):
         """Name under which Beam counts inferences and their latency."""

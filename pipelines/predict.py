@@ -50,10 +50,11 @@ class Scan:
     modality: str | None = None
     channel: int | None = None
     label: None = None
+    split: None = None
 
 
 class Read(beam.DoFn):
-    """Place in the list of scans -> `handlers.Loaded`.
+    """Place in the list of scans -> batch of one `handlers.Loaded`.
 
     Args:
         work: Path of the list; see `files.worklist`.
@@ -71,7 +72,7 @@ class Read(beam.DoFn):
             volume, _ = sources.read_case(scan, self.channels)
         except CodedError as error:
             wrong = error.args
-        yield handlers.Loaded(scan, volume, time.perf_counter() - start, wrong)
+        yield [handlers.Loaded(scan, volume, time.perf_counter() - start, wrong)]
 
 
 class Write(beam.DoFn):
@@ -247,7 +248,8 @@ def run(argv=None):
     Raises:
         CodedError: KUG-T02 for flags that do not fit, KUG-T03 for a modality that the model does
             not know, KUG-T04 without a model, KUG-S01 to KUG-S04 for a server, KUG-D01, KUG-D08 and
-            KUG-D14 for study and inputs, KUG-E02 when a label map is there already.
+            KUG-D14 for study and inputs, KUG-E02 when a label map is there already, KUG-E05 for a
+            runner that loses some of the work.
     """
     start = time.perf_counter()
     own, rest = parser().parse_known_args(argv)
@@ -280,6 +282,15 @@ def run(argv=None):
     if sources.is_dry(options):
         return {"output": own.output, "cases": len(scans), "dead_letters": 0}
     items = sources.take(result_path)
+    if len(items) != len(scans):
+        raise CodedError(
+            "KUG-E05",
+            own.output,
+            f"results of {len(items)} of {len(scans)} scans",
+            "one of each",
+            "The runner lost some of the work and said nothing.",
+            "another runner, e.g. --runner DirectRunner",
+        )
     dead = [i for i in items if "code" in i]
     summary = {
         "output": own.output,

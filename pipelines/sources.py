@@ -24,7 +24,7 @@ from apache_beam.options.pipeline_options import (
 )
 from google.protobuf import json_format
 
-from keras_unigan.config import SPLITS, Study
+from keras_unigan.config import SPLITS, Study, synthetic_error
 from keras_unigan.data import volumes
 from keras_unigan.errors import CodedError, did_you_mean, missing_extra
 
@@ -197,10 +197,13 @@ def read_case(case, channels=1):
         channels: That of the study or plan.
 
     Raises:
-        CodedError: As `volumes.read_image` does.
+        CodedError: KUG-D37 for a synthetic image that is not for training, and as
+            `volumes.read_image` does.
     """
     with at_hand(case) as here:
         image = volumes.read_image(here.image, channels, here.channel)
+        if image.synthetic and case.split in SPLITS[1:]:
+            raise synthetic_error(case.id, case.split)
         return image, None if here.label is None else volumes.read(here.label)
 
 

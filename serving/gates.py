@@ -86,12 +86,17 @@ class Target:
         return False
 
 
+EDGE_SHARE = 1e-4
+"""Share of the voxels of a made label map that may lie between two labels."""
+
+
 def infra_check(
     folder,
     network,
     plan,
     translator=None,
     classifier=None,
+    synthesizer=None,
     *,
     ceilings=None,
     address=None,
@@ -109,6 +114,7 @@ def infra_check(
         plan: Its plan.
         translator: Network of the signature `translate`, where it is not the segmentor.
         classifier: Network of the signature `classify_modality`.
+        synthesizer: Mask generator and renderer of the signature `synthesize`.
         ceilings: `Ceilings`.
         address: gRPC address of a server that serves this folder; None starts one, embedded, in a
             process of its own.
@@ -142,7 +148,7 @@ def infra_check(
         try:
             if not target.wait():
                 raise _failed(network, "load", "no available version", "one in time")
-            others = (translator, classifier)
+            others = (translator, classifier, synthesizer)
             checks = _Checks(target, network, plan, *others, report["checks"])
             checks.compare()
             checks.refuse()
@@ -198,7 +204,7 @@ def _eager_on_cpu():
 class _Checks:
     """The checks of one model; `found` gets what each of them found."""
 
-    def __init__(self, target, network, plan, translator, classifier, found):
+    def __init__(self, target, network, plan, translator, classifier, synthesizer, found):
         self.target, self.plan, self.found = target, plan, found
         self.network = export.full_precision(network)
         asked = target.predict("describe", {"request": np.zeros(1, np.int64)})
@@ -209,6 +215,8 @@ class _Checks:
             translator = self.network
         self.translator = translator and export.full_precision(translator)
         self.classifier = classifier and export.full_precision(classifier)
+        own = synthesizer or ()
+        self.synthesizer = tuple(export.full_precision(network) for network in own)
 
     def requests(self, sides=None):
         """Synthetic requests of the model's signatures."""
@@ -234,6 +242,8 @@ class _Checks:
                 self._translation(self.requests(odd)["translate"])
             if "classify_modality" in self.names:
                 self._classification(self.requests(odd)["classify_modality"])
+            if "synthesize" in self.names:
+                self._synthesis(self.requests()["synthesize"])
 
     def _images(self, requests, size):
         reference = export.serving_function(self.network, self.plan, self.multiples)
@@ -301,6 +311,20 @@ class _Checks:
         likeliest = self.plan.modalities[served["scores"][0].argmax()]
         if served["modality"][0] != likeliest.encode():
             raise self._failed("classify_modality", "another name", f"{likeliest!r}")
+
+    def _synthesis(self, inputs):
+        if not self.synthesizer:
+            raise self._failed("synthesize", "no synthesiser to compare with", "that of the run")
+        direct = export.synthesizing_function(self.synthesizer, self.plan)
+        direct = {k: v.numpy() for k, v in direct(tf.constant(inputs["seed"]), [0]).items()}
+        served = self.target.predict("synthesize", inputs)
+        # A voxel between two labels may be either, and its neighbours are painted to match.
+        other = np.mean(served["label_map"] != direct["label_map"])
+        if other > EDGE_SHARE:
+            raise self._failed("synthesize", f"{other:.1%} other labels", "the same label map")
+        near = np.abs(served["image"] - direct["image"]) / max(np.ptp(direct["image"]), 1e-6)
+        usual = np.float32(np.quantile(near, 1 - 100 * EDGE_SHARE))
+        self._close("synthesize", usual, np.float32(0))
 
     def refuse(self):
         """Sends what does not fit; each must be refused, and a good request answered after it."""

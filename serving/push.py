@@ -227,6 +227,7 @@ def export_model(
     *,
     translator=None,
     classifier=None,
+    synthesizer=None,
     facts=None,
     ceilings=None,
 ):
@@ -239,6 +240,7 @@ def export_model(
         keep: See `publish`.
         translator: Network that translates, where it is not the segmentor.
         classifier: Discriminator with a domain head.
+        synthesizer: Mask generator and renderer.
         facts: For the model card; see `exporting.cards.facts_of_run`.
         ceilings: `gates.Ceilings`.
 
@@ -261,10 +263,11 @@ def export_model(
         # Beside the versions, where there is room for one.
         with tempfile.TemporaryDirectory(prefix=".export-", dir=base if local else None) as folder:
             staging = Path(folder) / "model"
-            card = export.export(network, plan, staging, translator, facts, classifier)
+            others = {"translator": translator, "classifier": classifier}
+            others["synthesizer"] = synthesizer
+            card = export.export(network, plan, staging, facts=facts, **others)
             names = list(card["signatures"])
             write_warmup(staging, export.example_inputs(network, plan, names=names))
-            others = {"translator": translator, "classifier": classifier}
             report = gates.infra_check(staging, network, plan, ceilings=ceilings, **others)
             versions = card["versions"]
             card["verified_servers"] = [

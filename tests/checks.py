@@ -189,6 +189,48 @@ def phantom_slices(seeds):
     }
 
 
+def disk_batch(a_plan, size=8, seed=0):
+    """Batch of noisy discs of class 1, bright in every other modality and dark in the rest."""
+    generator = np.random.default_rng(seed)
+    patch = next(iter(a_plan.configurations.values())).patch_size
+    domain = (np.arange(size) % len(a_plan.modalities)).astype("int32")
+    place = np.stack(np.meshgrid(*[np.arange(n) for n in patch], indexing="ij"), -1)
+    centre = generator.uniform(0.35, 0.65, (size, *[1] * len(patch), len(patch))) * patch
+    disc = (((place - centre) ** 2).sum(-1) < (0.25 * patch[0]) ** 2).astype("uint8")
+    sign = np.where(domain % 2, -1.0, 1.0).reshape(-1, *[1] * len(patch))
+    image = np.where(disc, 0.6 * sign, -0.3 * sign) + generator.normal(0, 0.1, disc.shape)
+    image = np.clip(image, -1, 1).astype("float32")[..., None]
+    return {
+        "image": image,
+        "real": image,
+        "label_map": disc,
+        "domain": domain,
+        "known": np.ones(size, "int32"),
+        "target": np.roll(domain, 1),
+        "noise": generator.uniform(size=size).astype("float32"),
+    }
+
+
+def check_learns(game, rates, steps, term, share):
+    """A term of the loss falls to a share of what it was, when one batch of discs is played.
+
+    Args:
+        game: Not compiled.
+        rates: Role -> optimizer.
+        steps: Number of steps.
+        term: Its name.
+        share: Largest share that may be left of it.
+    """
+    game.compile(rates)
+    data = disk_batch(game.plan)
+    before, after = (
+        game.fit(dataset([data]), steps_per_epoch=n, verbose=0, shuffle=False).history[term][0]
+        for n in (1, steps)
+    )
+    last = game.train_on_batch(data, return_dict=True)[term]
+    assert last < share * before, (before, after, last)
+
+
 def dataset(batches):
     """`tf.data.Dataset` of a list of batches, endless."""
     whole = {key: np.stack([b[key] for b in batches]) for key in batches[0]}

@@ -8,7 +8,7 @@ import phantom_shards
 import pytest
 import tensorflow as tf
 
-from keras_unigan import evaluation, export, inference, training, translation
+from keras_unigan import evaluation, export, inference, prediction, training, translation
 from keras_unigan.config import Configuration, Experiment, Plan, Study, TrainOptions
 from keras_unigan.data import catalogue, datasets, nifti, pictures, preprocessing, records, sampling
 from keras_unigan.data import volumes as volumes_of
@@ -175,7 +175,7 @@ def test_what_a_server_runs_is_local_prediction(stained, stacked, kind):
         assert np.abs(other - local).max() > 1e-4
         return
     array = nifti.to_ras(volume).array
-    shown = inference.predict(predictor, array, case.modality, spacing=(1.0, 1.0, 1.0))
+    shown = prediction.predict(predictor, array, case.modality, spacing=(1.0, 1.0, 1.0))
     turned = nifti.to_ras(dataclasses.replace(volume, array=label_map)).array
     np.testing.assert_array_equal(shown, turned)
     grey = dataclasses.replace(volume, array=volume.array[..., 0])
@@ -203,7 +203,7 @@ def test_from_colours_to_an_exported_model(stained, tmp_path):
     np.testing.assert_allclose(remote, local, atol=1e-5)
     # The same from the file and a batch job; as a picture like the scan.
     output = tmp_path / "seg.png"
-    inference.predict(run, study.path(case.image), case.modality, output)
+    prediction.predict(run, study.path(case.image), case.modality, output)
     np.testing.assert_array_equal(pictures.read(output, "seg").array, label_map)
     job = handlers.Model.find(str(exported)).open()
     np.testing.assert_array_equal(job(volume, case.modality, "case"), served)

@@ -1,5 +1,6 @@
 """The command line: exit codes, coded messages, nothing half written."""
 
+import contextlib
 import errno
 import json
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 from commands import unigan
 
 from keras_unigan import cli
+from keras_unigan.cli import common
 from keras_unigan.config import Study
 from keras_unigan.data import phantoms
 from keras_unigan.errors import CODES
@@ -212,3 +214,18 @@ def test_a_full_disk_is_no_bug(monkeypatch, capsys):
     monkeypatch.setattr(cli, "app", missing)
     assert unigan("prepare") == 1
     assert capsys.readouterr().err.startswith("Bug: FileNotFoundError: ")
+
+
+def test_what_quiet_keeps_back_is_shown_where_the_work_fails(capfd):
+    for quiet, fails, shown in (
+        (True, False, ""),
+        (False, False, "noise\n"),
+        (True, True, "noise\n"),
+    ):
+        with contextlib.suppress(KeyError), common.hushed(quiet):
+            subprocess.run(
+                [sys.executable, "-c", "import os; os.write(2, b'noise\\n')"], check=True
+            )
+            if fails:
+                raise KeyError
+        assert capfd.readouterr().err == shown

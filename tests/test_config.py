@@ -368,8 +368,8 @@ def test_bad_experiment(changes, text):
 
 
 def test_an_old_file_with_a_boolean_says_what_to_write(tmp_path):
-    experiment = Experiment("shards", "run")
-    assert (experiment.train.augment, experiment.train.targets) == ("light", "permute")
+    experiment = Experiment("shards", "run", train=TrainOptions(augment="light"))
+    assert (TrainOptions().augment, TrainOptions().targets) == (None, "permute")
     experiment.save(tmp_path / "config.json")
     text = (tmp_path / "config.json").read_text().replace('"augment": "light"', '"augment": true')
     (tmp_path / "config.json").write_text(text)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_unigan import config, inference
+from keras_unigan import config, inference, prediction
 from keras_unigan.data import nifti, preprocessing
 from keras_unigan.errors import CodedError
 
@@ -280,16 +280,16 @@ def test_models_of_every_kind_give_the_same_label_map(tmp_path):
     plan = make_plan()
     network = networks.NETWORKS["UNet"](channels=1, classes=3, filters=2, levels=1)
     image = np.random.default_rng(1).normal(size=(10, 9, 3)).astype(np.float32)
-    expected = inference.predict((network, plan), image, "t1")
+    expected = prediction.predict((network, plan), image, "t1")
     assert set(np.unique(expected)) <= {0, 3, 5}
     run = tmp_path / "run"
     plan.save(run / "plan.json")
     network.save(run / "network.keras")
     game = types.SimpleNamespace(network=network, plan=plan)
     for model in (run, str(run), game, inference.load(run)):
-        np.testing.assert_array_equal(inference.predict(model, image, "t1"), expected)
+        np.testing.assert_array_equal(prediction.predict(model, image, "t1"), expected)
     with pytest.raises(ValueError, match=r"Expected model to be a run folder, .* got int"):
-        inference.predict(3, image)
+        prediction.predict(3, image)
 
 
 def test_folders_without_a_run_are_named(tmp_path):

@@ -46,7 +46,8 @@ def test_wheel_maps_both_folders_into_the_package(checkout, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     assert {f"keras_unigan/{name}" for name in WANTED} <= set(names)
-    assert "keras_unigan/templates/report.html.j2" in names
+    templates = ("report.html.j2", "report.js", "report.css", "viewer.html", "niivue_host.js")
+    assert {f"keras_unigan/templates/{name}" for name in templates} <= set(names)
     assert not [n for n in names if n.startswith(SOURCES[1:]) or n.endswith((".nii", ".nii.gz"))]
 
 

@@ -9,7 +9,7 @@ import pytest
 from keras_unigan import cli, config, inference, networks, translation_scores
 from keras_unigan.data import nifti
 from keras_unigan.errors import CodedError
-from keras_unigan.translation_scores import COPY, SCORES
+from keras_unigan.translation_scores import COPY, SCORES, SOURCE_SCORES
 
 SHAPE = (24, 20, 4)
 LABELS = config.Labels(classes={"organ": (1,), "lesion": (2,)})
@@ -122,7 +122,8 @@ def test_what_cannot_be_measured_is_nan(study):
     copy = {COPY: translation_scores.copy_input(make_plan())}
     row = rows_of(study, copy, known_modality=False)["b_hct", "ct", COPY]
     assert not row["paired"]
-    assert all(math.isnan(row[score]) for score in SCORES)
+    measured = dict.fromkeys(SCORES, True) | dict.fromkeys(SOURCE_SCORES, False)
+    assert {score: math.isnan(row[score]) for score in SCORES} == measured
     assert row["names"] == {}
     assert row["known_modality"] is False
 

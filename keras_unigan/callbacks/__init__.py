@@ -8,6 +8,7 @@ from keras_unigan.callbacks.checkpoints import BestNetwork, Checkpoint
 from keras_unigan.callbacks.counting import Budget, State, StopOnNonFinite
 from keras_unigan.callbacks.health import Health
 from keras_unigan.callbacks.history import Curves, EventLog, History
+from keras_unigan.callbacks.pair_grid import PairGrid
 from keras_unigan.callbacks.progress import Progress, summary_line
 from keras_unigan.callbacks.translation_grid import TranslationGrid
 
@@ -19,6 +20,7 @@ __all__ = [
     "EventLog",
     "Health",
     "History",
+    "PairGrid",
     "Progress",
     "State",
     "StopOnNonFinite",

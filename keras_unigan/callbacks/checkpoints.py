@@ -18,7 +18,7 @@ STATE = "state.json"
 class BestNetwork(keras.callbacks.Callback):
     """Saves `model.network` (the averaged segmentor) whenever the validation Dice is the best yet.
 
-    A translating network beside it goes to `translator.keras`. A run without validation, or without
+    What the game keeps beside it (`kept`) goes to files of their names. A run without validation, or without
     a segmentor to validate, saves after every epoch.
 
     Args:
@@ -57,9 +57,8 @@ class BestNetwork(keras.callbacks.Callback):
     def save(self):
         """Writes each file through a rename."""
         networks = {self.path: self.model.network}
-        translator = getattr(self.model, "translator", None)
-        if translator not in (None, self.model.network):
-            networks[self.path.with_name("translator.keras")] = translator
+        for name, network in getattr(self.model, "kept", {}).items():
+            networks[self.path.with_name(name)] = network
         for path, network in networks.items():
             temporary = path.with_name(f".{os.getpid()}.{path.name}")
             network.save(temporary)

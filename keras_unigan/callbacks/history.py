@@ -3,6 +3,7 @@
 import csv
 import math
 import os
+import statistics
 import time
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from keras_unigan.callbacks.counting import State
 
 
 class History(keras.callbacks.Callback):
-    """Writes `history.csv`: one row an epoch, its step, seconds and all logs.
+    """Writes `history.csv`: one row an epoch: step, seconds (of the run, and of a step), all logs.
 
     Keras' `CSVLogger` fixes the columns in the first epoch and cannot take rows back; a resumed run
     has to drop those after its checkpoint, and validation may not run every epoch.
@@ -27,15 +28,29 @@ class History(keras.callbacks.Callback):
     def __init__(self, path, state=None):
         super().__init__()
         self.path, self.state = Path(path), State() if state is None else state
-        self.rows = []
+        self.rows, self._step_seconds, self._began = [], [], None
         if self.path.is_file():
             with self.path.open(newline="") as file:
                 read = [{k: float(v) for k, v in r.items() if v} for r in csv.DictReader(file)]
             self.rows = [row for row in read if row["epoch"] <= self.state.epochs]
 
+    def on_epoch_begin(self, epoch, logs=None):
+        """Forgets the times of the epoch before."""
+        self._step_seconds = []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        """Starts the clock of a step."""
+        self._began = time.monotonic()
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Stops it."""
+        self._step_seconds.append(time.monotonic() - self._began)
+
     def on_epoch_end(self, epoch, logs=None):
         """Adds the row of an epoch."""
         known = {"epoch": epoch + 1, "step": self.state.steps, "seconds": self.state.seconds}
+        # The median leaves out the step that builds the graph, and waits for data once in a while.
+        known["step_seconds"] = statistics.median(self._step_seconds or [float("nan")])
         self.rows.append({**known, **logs})
         self.write()
 

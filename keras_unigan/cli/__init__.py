@@ -13,6 +13,7 @@ import typer
 
 from keras_unigan.cli import (
     asking,
+    benching,
     checking,
     comparing,
     converting,
@@ -22,9 +23,12 @@ from keras_unigan.cli import (
     reproducing,
     serving,
     splitting,
+    synthesizing,
     training,
     translating,
+    tuning,
     using,
+    viewing,
 )
 from keras_unigan.cli.common import NOTICE
 from keras_unigan.errors import CodedError, of_the_disk
@@ -66,8 +70,9 @@ for _command in (
     *(environment.doctor, environment.models, preparing.init, splitting.split),
     converting.convert,
     *(checking.check, checking.scrub, preparing.plan, preparing.prepare),
-    *(training.train, using.predict, translating.translate, using.evaluate, comparing.compare),
-    *(using.report, reproducing.reproduce),
+    *(training.train, tuning.tune, using.predict, translating.translate, using.evaluate),
+    *(synthesizing.synthesize, comparing.compare, benching.bench),
+    *(using.report, viewing.view, reproducing.reproduce),
     *(serving.export, serving.push),
 ):
     app.command()(_command)

@@ -2,14 +2,66 @@
 
 from pathlib import Path
 
-from keras_unigan.cli.common import need
+from keras_unigan.cli.common import hushed, need
 from keras_unigan.cli.preparing import refuse_dead_letters
 from keras_unigan.errors import CodedError
 
 
 def is_job(model, inputs, beam):
     """Whether the job is asked for, rather than a run folder and scans in this process."""
-    return bool(beam) or study_of(inputs) is not None or not (Path(model) / "plan.json").is_file()
+    return bool(beam) or study_of(inputs) is not None or not is_run(model)
+
+
+def is_run(path):
+    """Whether a path is a run folder, or a folder that stands for several runs."""
+    return (Path(path) / "plan.json").is_file() or is_ensemble(path)
+
+
+def is_ensemble(path):
+    """Whether a path is a folder that stands for several runs."""
+    return (Path(path) / "ensemble.json").is_file()
+
+
+def split_runs(model, inputs):
+    """Run folders at the head of a command, and the inputs behind them.
+
+    Args:
+        model: First word.
+        inputs: Words behind it, of which the first ones may be run folders too.
+
+    Returns:
+        `(runs, inputs)`.
+
+    Raises:
+        CodedError: KUG-T02 where nothing is left for the inputs.
+    """
+    count = 0
+    while is_run(model) and count < len(inputs) and is_run(inputs[count]):
+        count += 1
+    if count and count == len(inputs):
+        raise CodedError("KUG-T02", "inputs", "run folders only", "scans behind them")
+    return [model, *inputs[:count]], inputs[count:]
+
+
+def refuse_with_job(method):
+    """Refuses what only works with run folders and scans in this process.
+
+    Args:
+        method: Flag -> whether it was given.
+
+    Raises:
+        CodedError: KUG-T02.
+    """
+    wrong = next((flag for flag, given in method.items() if given), None)
+    if wrong:
+        raise CodedError(
+            "KUG-T02",
+            wrong,
+            "a study, Beam options, or a model that is no run folder",
+            "run folders, and scans as files, folders or globs",
+            "The job asks one model once.",
+            f"leave out {wrong}, or give the scans themselves",
+        )
 
 
 def study_of(inputs):
@@ -43,7 +95,8 @@ def predict(printer, model, inputs, output, split, flags, beam):
     for name, value in {**flags, "split": split}.items():
         if value not in (None, False):
             arguments += [f"--{name}"] if value is True else [f"--{name}", str(value)]
-    summary = job.run([*arguments, *beam])
+    with hushed(printer.quiet):
+        summary = job.run([*arguments, *beam])
     counts = ", ".join(f"{n} {m}" for m, n in summary.get("volumes", {}).items())
     printer.say(f"Wrote {counts or 'nothing'} to {output}")
     printer.result(summary)

@@ -6,6 +6,7 @@ import json as json_module
 import math
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -39,6 +40,16 @@ Device = Annotated[str, typer.Option(help="auto, cpu or gpu.")]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. train.batch_size=4."),
+]
+Tta = Annotated[
+    str,
+    typer.Option(
+        metavar="none|mirror|translate",
+        help="Views that are averaged: the scan; its flips; its translations too.",
+    ),
+]
+Postprocessing = Annotated[
+    bool, typer.Option(help="Take out what `unigan tune` learnt to take out.")
 ]
 Modality = Annotated[
     str | None, typer.Option(help="Modality of the scan; left out: unknown to the model.")
@@ -134,6 +145,34 @@ def use_device(device):
         raise CodedError(
             "KUG-E03", "--device", "no GPU that TensorFlow sees", "one", fix="--device auto"
         )
+
+
+@contextlib.contextmanager
+def hushed(quiet):
+    """While it lasts, what this process and its children say on stderr is kept, not shown.
+
+    Worker processes of Beam report each of their steps. Where the work fails, it is shown.
+
+    Args:
+        quiet: Whether anything is kept at all.
+    """
+    if not quiet:
+        yield
+        return
+    sys.stderr.flush()
+    keep = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            said.seek(0)
+            os.write(keep, said.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(keep, 2)
+            os.close(keep)
 
 
 def parse_scheme(pairs, option):

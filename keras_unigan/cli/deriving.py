@@ -2,20 +2,22 @@
 
 from pathlib import Path
 
+from keras_unigan.cli.batch import is_run
 from keras_unigan.cli.common import claim, each, use_device
 from keras_unigan.errors import CodedError
 
 
-def predict(printer, run, inputs, output, split, flags, beam):
+def predict(printer, runs, inputs, output, split, flags, beam):
     """Segments scans into a folder of BIDS derivatives.
 
     Args:
         printer: `common.Printer`.
-        run: Run folder.
+        runs: Run folders.
         inputs: A study, or files, folders and globs.
         output: Folder of the derivatives.
         split: Of a study; None for all cases.
-        flags: `modality`, `channel`, `limit`, `overwrite` and `device` of the command.
+        flags: `modality`, `channel`, `limit`, `overwrite`, `device`, `tta` and `postprocessing` of
+            the command.
         beam: Beam options, of which there may be none.
 
     Raises:
@@ -25,7 +27,8 @@ def predict(printer, run, inputs, output, split, flags, beam):
     from keras_unigan import derivatives, inference
     from keras_unigan.config import Study
 
-    if beam or not (Path(run) / "plan.json").is_file():
+    run = runs[0]
+    if beam or not is_run(run):
         raise CodedError(
             "KUG-T02",
             "--bids",
@@ -53,7 +56,10 @@ def predict(printer, run, inputs, output, split, flags, beam):
         target = Path(output) / f"{scan.stem()}_dseg.nii.gz"
         claim(target, flags["overwrite"], file=True)
     use_device(flags["device"])
-    model = inference.load(run)
+    from keras_unigan import prediction
+
+    method = {key: flags[key] for key in ("tta", "postprocessing")}
+    model = prediction.load(runs if len(runs) > 1 else run, **method)
     derivatives.describe(output, model.plan.labels, scans, flags["overwrite"])
     places = [(scan, Path(output) / f"{scan.stem()}_dseg.nii.gz") for scan in scans]
     each(printer, places, lambda scan, _: derivatives.segment(model, scan, output))

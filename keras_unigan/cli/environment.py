@@ -14,7 +14,7 @@ def doctor(json: Json = False):
     packages: dict[str, str | None] = {}
     for name in (
         "keras-unigan", "tensorflow", "keras", "numpy", "nibabel", "scipy",
-        "apache-beam", "tensorflow-serving-api", "grpcio", "starlette",
+        "apache-beam", "tensorflow-serving-api", "grpcio", "starlette", "ipyniivue",
     ):  # fmt: skip
         try:
             packages[name] = metadata.version(name)
@@ -31,7 +31,8 @@ def doctor(json: Json = False):
             advice.append(f"{old} is installed and not needed: pip uninstall {old}")
         except metadata.PackageNotFoundError:
             pass
-    for name, extra in (("apache-beam", "pipelines"), ("tensorflow-serving-api", "serving")):
+    extras = {"apache-beam": "pipelines", "tensorflow-serving-api": "serving", "ipyniivue": "view"}
+    for name, extra in extras.items():
         if not packages[name]:
             advice.append(f'{name} is missing: pip install "keras-unigan[{extra}]"')
     report = {
@@ -56,7 +57,15 @@ def models(json: Json = False):
         rows = []
         for name, system in SYSTEMS.items():
             axes = " ".join(f"{dims}-D" for dims in system["spatial_dims"])
-            count = f"{system['parameters']:,}"
-            rows.append((name, system["summary"], system["year"], count, axes))
-        table("Systems", ("name", "what", "year", "segmentor parameters", "axes"), rows)
+            count, macs = f"{system['parameters']:,}", f"{system['macs'] / 1e9:.2f} G"
+            rows.append((name, system["summary"], system["year"], count, macs, axes))
+        columns = ("name", "what", "year", "parameters", "multiply-adds", "axes")
+        table("Systems (main network; a slice of 128x128)", columns, rows)
+        for name, system in SYSTEMS.items():
+            networks = ", ".join(f"{role} {kind}" for role, (kind, _) in system["networks"].items())
+            printer.say(
+                f"{name}: {networks}; game {system['game'][0]}",
+                f"  {system['paper']}",
+                *[f"  needs {key}: {value}" for key, value in system["needs"].items()],
+            )
     printer.result(SYSTEMS)

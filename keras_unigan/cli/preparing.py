@@ -23,6 +23,7 @@ from keras_unigan.cli.common import (
     Seed,
     Window,
     claim,
+    hushed,
     need,
     parse_scheme,
     use_device,
@@ -145,7 +146,8 @@ def plan(
     arguments += ["--overwrite"] if overwrite else []
     arguments += ["--memory", str(memory)] if memory is not None else []
     arguments += ["--window", window] if window else []
-    summary = job.run([*arguments, *(beam or [])])
+    with hushed(quiet):
+        summary = job.run([*arguments, *(beam or [])])
     decided = Plan.load(output)
     printer.say(*foreseeing.plan_lines(decided))
     printer.say(f"Wrote {output} and {arguments[3]}")
@@ -244,7 +246,8 @@ def prepare(
     arguments += ["--resume"] if resume else []
     arguments += ["--memory", str(memory)] if memory is not None else []
     arguments += ["--window", window] if window else []
-    summary = job.run([*arguments, *(beam or [])])
+    with hushed(quiet):
+        summary = job.run([*arguments, *(beam or [])])
     if "graph_bytes" in summary:
         printer.say(f"Job graph of {summary['shards']} shards: {summary['graph_bytes']} bytes")
         printer.result(summary)

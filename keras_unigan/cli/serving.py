@@ -30,6 +30,7 @@ def export(
     use_device(device)
     push_module = need("keras_unigan.serving.push", "serving")
     from keras_unigan.exporting import cards
+    from keras_unigan.postprocessing import Postprocessing
 
     printer = Printer(json, quiet)
     network, run_plan, others = _networks(run)
@@ -37,11 +38,14 @@ def export(
     result = push_module.export_model(network, run_plan, output, keep, facts=facts, **others)
     word = "Wrote" if result["pushed"] else "Already there, unchanged:"
     printer.say(f"{word} {result['destination']}")
+    steps = Postprocessing.load(run)
+    if steps and steps.steps:
+        printer.say("The run's post-processing is not in the model: a server answers without it")
     printer.result(result, f"unigan serve {quote(output)} --port 8500 --rest_api_port 8501")
 
 
 def _networks(run):
-    """Segmentor, plan, and a dict of the translator and the classifier, where a run has them."""
+    """Segmentor, plan, and a dict of the other networks that signatures are made of, or None."""
     from pathlib import Path
 
     from keras_unigan import classification, inference, training
@@ -50,7 +54,11 @@ def _networks(run):
     own = (Path(run) / "translator.keras").is_file()
     translator = inference.load_network(run, "translator.keras") if own else None
     classifier = classification.load(run)
-    return network, run_plan, {"translator": translator, "classifier": classifier}
+    others = {"translator": translator, "classifier": classifier, "synthesizer": None}
+    if (Path(run) / "renderer.keras").is_file():
+        names = ("mask_generator.keras", "renderer.keras")
+        others["synthesizer"] = tuple(inference.load_network(run, name) for name in names)
+    return network, run_plan, others
 
 
 def push(

@@ -39,7 +39,7 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything; left out: 0.")] = None,
     augment: Annotated[
-        str | None, typer.Option(help="none, light, standard or contrast; left out: light.")
+        str | None, typer.Option(help="none, light, standard, contrast or paint; left out: the system's own.")
     ] = None,
     accumulate: Annotated[
         int | None, typer.Option(help="Micro-batches that a batch is cut into; left out: 1.")

@@ -13,6 +13,7 @@ from keras_unigan.cli.common import (
     Overwrite,
     Printer,
     Quiet,
+    cell,
     claim,
     each,
     table,
@@ -73,5 +74,41 @@ def evaluate_translations(printer, run, study, split, known_modality, segmentor,
         for method, means in summary["macro"].items():
             rows.append(("macro", method, "", *(means[score] for score in scores)))
         table(f"translations, {split} split, normalised units", columns, rows)
+        heads = ("from, to", "method", "edge NMI", "shift mm", "copied")
+        kept = ("edge_nmi", "shift_mm", "copy_ratio")
+        rows = [
+            (f"{row['source']}, {row['target']}", row["method"], *(row[score] for score in kept))
+            for row in summary["table"]
+        ]
+        table("translations against their source", heads, rows)
+    say_sets(printer, summary)
     printer.say(*[f"Wrote {path}" for path in summary["outputs"]])
     return summary
+
+
+def say_sets(printer, summary):
+    """Prints what only shows in sets of translations: distances, and copies of training scans."""
+    from keras_unigan.translation_scores import COPY
+
+    if not printer.silent and summary["distances"]:
+        rows = [
+            (row["target"], row["method"], row["made_cases"], *(_between(row, k) for k in _SETS))
+            for row in summary["distances"]
+        ]
+        heads = ("to", "method", "cases", "Fréchet (95 %)", "kernel (95 %)")
+        table("sets of translations and of scans", heads, rows)
+        printer.say(f"Features are {summary['features']}")
+    elif summary["reason"]:
+        printer.say(f"No distances of sets: {summary['reason']}")
+    made = [row for row in summary["memorisation"] if row["method"] != COPY]
+    near = [row for row in made if row["usual"] is not None]
+    if near:
+        copies, count = (sum(row[key] for row in near) for key in ("copies", "cases"))
+        printer.say(f"{copies} of {count} translations are nearly a training scan of their target")
+
+
+_SETS = ("frechet", "kernel")
+
+
+def _between(row, key):
+    return f"{cell(row[key])} ({cell(row[f'{key}_low'])}, {cell(row[f'{key}_high'])})"

@@ -12,8 +12,11 @@ from keras_unigan.cli.common import (
     Limit,
     Modality,
     Overwrite,
+    Postprocessing,
     Printer,
     Quiet,
+    Tta,
+    cell,
     claim,
     each,
     table,
@@ -26,12 +29,16 @@ from keras_unigan.errors import CodedError
 def predict(
     model: Annotated[
         str,
-        typer.Argument(metavar="RUN", help="Run folder, exported model, or HOST:PORT/NAME."),
+        typer.Argument(
+            metavar="RUN",
+            help="Run folder (several: their mean), exported model, or HOST:PORT/NAME.",
+        ),
     ],
     inputs: Annotated[
         list[str],
         typer.Argument(
-            help="Files, folders or globs; or study.json. Beam options after `--`: -- --runner=…"
+            metavar="[RUN]... INPUTS...",
+            help="Files, folders or globs; or study.json. Beam options after `--`: -- --runner=…",
         ),
     ],
     output: Annotated[str, typer.Option("--output", "-o", help="A file, or a folder for many.")],
@@ -43,6 +50,11 @@ def predict(
     bids: Annotated[
         bool,
         typer.Option("--bids", help="Write BIDS derivatives: dseg, probseg and their tables."),
+    ] = False,
+    tta: Tta = "none",
+    postprocessing: Postprocessing = True,
+    uncertainty: Annotated[
+        bool, typer.Option("--uncertainty", help="Write maps of the uncertainty beside it.")
     ] = False,
     limit: Limit = None,
     overwrite: Overwrite = False,
@@ -57,10 +69,18 @@ def predict(
     beam = [text for text in inputs if text.startswith("--")]
     inputs = [text for text in inputs if not text.startswith("--")]
     flags = {"modality": modality, "channel": channel, "limit": limit, "overwrite": overwrite}
+    runs, inputs = batch.split_runs(model, inputs)
+    method: dict = {"tta": tta, "postprocessing": postprocessing}
     if bids:
-        deriving.predict(printer, model, inputs, output, split, {**flags, "device": device}, beam)
+        if uncertainty:
+            raise CodedError("KUG-T02", "--uncertainty", "it with --bids", "one of them")
+        flags |= {"device": device, **method}
+        deriving.predict(printer, runs, inputs, output, split, flags, beam)
         return
     if batch.is_job(model, inputs, beam):
+        several = len(runs) > 1 or batch.is_ensemble(model)
+        given = {"--tta": tta != "none", "--uncertainty": uncertainty, "several runs": several}
+        batch.refuse_with_job({**given, "--no-postprocessing": not postprocessing})
         use_device(device)
         batch.predict(printer, model, inputs, output, split, flags, beam)
         return
@@ -70,14 +90,44 @@ def predict(
     for _, target in pairs:
         claim(target, overwrite)
     use_device(device)
-    loaded = inference.load(model)
+    from keras_unigan import prediction
+
+    for _, target in pairs if uncertainty else ():
+        for path in prediction.map_paths(target).values():
+            claim(path, overwrite)
+    loaded = prediction.load(runs if len(runs) > 1 else model, **method)
+    say_method(printer, loaded)
     known = {"modality": modality, "channel": channel}
-    each(printer, pairs, lambda s, t: inference.predict(loaded, s, output=t, **known))
+
+    def segment(source, target):
+        written = prediction.predict(loaded, source, output=target, uncertain=uncertainty, **known)
+        printer.say(*[f"Wrote {path}" for path in (written[1].values() if uncertainty else ())])
+
+    each(printer, pairs, segment)
+
+
+def say_method(printer, ensemble):
+    """Says how label maps are made, where it is not one run asked once."""
+    if len(ensemble.predictors) > 1:
+        printer.say(f"Mean of {len(ensemble.predictors)} runs: {', '.join(ensemble.names)}")
+    if ensemble.tta != "none":
+        printer.say(f"Mean over views: {ensemble.tta}")
+    if ensemble.postprocessing and ensemble.postprocessing.steps:
+        steps = ", ".join(map(str, ensemble.postprocessing.steps))
+        learned = ensemble.postprocessing.learned.get("method", {}).get("tta", ensemble.tta)
+        other = "" if learned == ensemble.tta else f" (learnt with --tta {learned})"
+        printer.say(f"Post-processing learnt on validation{other}: {steps}")
 
 
 def evaluate(
-    run: Annotated[str, typer.Argument(help="Run folder.")],
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Run folder; several: their mean.")
+    ],
     study: Annotated[str, typer.Argument(help="study.json")],
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", help="Folder for the scores; left out: the run's own."),
+    ] = None,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     unknown_modality: Annotated[
         bool, typer.Option("--unknown-modality", help="Do not tell the model the modality.")
@@ -98,6 +148,12 @@ def evaluate(
     lesion_overlap: Annotated[
         float, typer.Option(help="IoU from which on a predicted lesion is a true one.")
     ] = 0.1,
+    tta: Tta = "none",
+    postprocessing: Postprocessing = True,
+    alignment: Annotated[
+        bool,
+        typer.Option("--alignment", help="Say too what the bottleneck tells of the modality."),
+    ] = False,
     limit: Limit = None,
     overwrite: Overwrite = False,
     device: Device = "auto",
@@ -109,30 +165,65 @@ def evaluate(
 
     options = ScoreOptions(hd95=hd95, tolerance=tolerance, lesion_overlap=lesion_overlap)
     use_device(device)
-    from keras_unigan import evaluation, inference, translation, translation_scores
+    from keras_unigan import evaluation, inference, prediction, translation, translation_scores
 
     printer, known = Printer(json, quiet), not unknown_modality
-    network = inference.load_network(run)
-    translates = translations and translation.translates(run, network)
-    segments = translation.segments(network)
+    run, folder = runs[0], output or runs[0]
+    several = len(runs) > 1 or prediction.members(run) != [run]
+    if len(runs) > 1 and output is None:
+        fix = "add -o FOLDER, or unigan tune RUN RUN study.json -o FOLDER"
+        raise CodedError("KUG-T02", "--output", f"none for {len(runs)} runs", "a folder", fix=fix)
+    network = None if several else inference.load_network(run)
+    # Scores of translations are those of a generator, and belong to its run.
+    own = translations and not several and output is None
+    translates = own and translation.translates(run, network)
+    segments = several or translation.segments(network)
     if segments:
-        claim(evaluation.metrics_files(run, known)[0], overwrite)
+        claim(evaluation.metrics_files(folder, known)[0], overwrite)
     if translates:
         claim(translation_scores.translation_files(run)[0], overwrite)
+    if alignment:
+        if several or not segments:
+            what = "several runs" if several else "a run that only translates"
+            raise CodedError("KUG-T02", "--alignment", what, "one run that segments")
+        claim(f"{run}/alignment.json", overwrite)
     summary: dict = {"failed": 0}
     if segments:
-        summary = evaluation.evaluate_run(
-            run, study, split=split, known_modality=known, limit=limit, options=options
-        )
+        model = prediction.load(runs if len(runs) > 1 else run, tta, postprocessing)
+        say_method(printer, model)
+        settings = {"split": split, "known_modality": known, "limit": limit, "options": options}
+        summary = evaluation.evaluate_run(model, study, output=folder, **settings)
         show_scores(printer, summary)
         printer.say(*[f"Wrote {path}" for path in summary["outputs"]])
     if translates:
         found = evaluate_translations(printer, run, study, split, known, segmentor, limit)
         summary = {**summary, "translation": found}
         summary["failed"] = max(summary["failed"], found["failed"])
-    printer.result(summary, f"unigan report {quote(run)}")
+    if alignment:
+        summary["alignment"] = evaluate_alignment(printer, run, study, split, known, limit)
+    printer.result(summary, f"unigan report {quote(folder)}")
     if summary["failed"]:
         raise typer.Exit(3)
+
+
+def evaluate_alignment(printer, run, study, split, known_modality, limit):
+    """Measures how far modalities share the bottleneck, prints it and returns the summary."""
+    from keras_unigan import alignment
+
+    found = alignment.evaluate_run(run, study, split, known_modality, limit)
+    probe = found["probe"]
+    if probe["folds"]:
+        printer.say(
+            "A linear probe of the bottleneck tells the modality with balanced accuracy "
+            f"{probe['balanced_accuracy']:.2f} (chance {probe['chance']:.2f}; "
+            f"{probe['folds']} folds of subjects)"
+        )
+    else:
+        printer.say("No probe of the bottleneck: it needs two subjects of each modality")
+    apart = ", ".join(f"{row['name']} {cell(row['distance'])}" for row in found["centroids"])
+    printer.say(f"squared MMD {found['mmd2']['mean']:.3f}; distance of class centroids: {apart}")
+    printer.say(*[f"Wrote {path}" for path in found["outputs"]])
+    return {key: value for key, value in found.items() if key != "pca"}
 
 
 def show_scores(printer, summary):
@@ -163,11 +254,22 @@ def show_scores(printer, summary):
 def report(
     run: Annotated[str, typer.Argument(help="Run folder.")],
     study: Annotated[str | None, typer.Option(help="study.json: adds the splits.")] = None,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="OTHER",
+            help="Run, metrics file or NAME=RUN[,RUN…] to compare with, or a .json of `unigan "
+            "compare -o`; may be repeated. Left out: comparison.json of the run folder.",
+        ),
+    ] = None,
+    check: Annotated[
+        str | None, typer.Option(help="What `unigan check study.json --json` has printed.")
+    ] = None,
     json: Json = False,
 ):
-    """Writes report.html: one offline page with curves, tables and overlays."""
+    """Writes report.html: one offline page with scores, comparisons, curves and overlays."""
     from keras_unigan import report as report_module
 
-    path = report_module.write(run, study)
+    path = report_module.write(run, study, compare or (), check)
     Printer(json).say(f"Wrote {path}")
     Printer(json).result({"report": str(path)}, f"unigan export {run} -o models/unigan")

@@ -31,8 +31,9 @@ from keras_unigan.config.plans import (
     ModalityFingerprint,
     Normalization,
     Plan,
+    halvings,
 )
-from keras_unigan.config.studies import Case, Labels, Study, Values
+from keras_unigan.config.studies import Case, Labels, Study, Values, synthetic_error
 
 __all__ = [
     "ALL_CHANNELS",
@@ -59,6 +60,8 @@ __all__ = [
     "check_scheme",
     "finite",
     "from_dict",
+    "halvings",
     "read_json",
+    "synthetic_error",
     "write_json",
 ]

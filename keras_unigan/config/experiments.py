@@ -7,7 +7,7 @@ import typing
 from keras_unigan.config.files import from_dict, plain, read_json, write_json
 from keras_unigan.errors import CodedError, did_you_mean
 
-AUGMENT_LEVELS = ("none", "light", "standard", "contrast")
+AUGMENT_LEVELS = ("none", "light", "standard", "contrast", "paint")
 TARGETS = ("permute", "uniform")
 OPTIMIZERS = ("adam", "muon")
 
@@ -32,7 +32,8 @@ class TrainOptions:
             where nothing is learnt from the others).
         augment: "none"; "light" (flips, intensity, gamma, noise); "standard" (also affine, elastic,
             bias field, blur, low resolution); "contrast" (standard, and a random contrast on a
-            share of the samples). See `data.augmentation`.
+            share of the samples); "paint" (standard, of images that are painted from their label
+            maps). See `data.augmentation`. None: the system's own, "light" where it has none.
         contrast_fraction: Share of samples that "contrast" gives a random contrast; they count as
             of unknown modality.
         allow_missing_classes: Whether a translating game may train where a class occurs in the
@@ -61,7 +62,7 @@ class TrainOptions:
     foreground_fraction: float = 0.34
     labelled_fraction: float | None = None
     # Any: files of version 0.1.0 hold true or false, and the check says what that is now.
-    augment: typing.Any = "light"
+    augment: typing.Any = None
     contrast_fraction: float = 0.5
     targets: str = "permute"
     pair_subjects: bool = False
@@ -76,7 +77,7 @@ class TrainOptions:
 
     def __post_init__(self):
         choices = {
-            "augment": AUGMENT_LEVELS,
+            "augment": (None, *AUGMENT_LEVELS),
             "targets": TARGETS,
             "optimizer": (None, *OPTIMIZERS),
         }

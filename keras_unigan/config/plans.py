@@ -195,6 +195,35 @@ class Configuration:
         return tuple(result)
 
 
+def halvings(patch, spacing, most=None):
+    """Strides per level of a network that halves a patch.
+
+    An axis is halved while it has at least 8 voxels and its spacing is at most twice the finest of
+    those that can be halved.
+
+    Args:
+        patch: Voxels along each axis.
+        spacing: Millimetres along each axis.
+        most: Most levels, or None.
+
+    Returns:
+        Tuple of levels, each a tuple of 1 or 2 per axis.
+    """
+    size, step = list(patch), list(spacing)
+    levels: list[tuple[int, ...]] = []
+    while most is None or len(levels) < most:
+        axes = range(len(size))
+        able = [a for a in axes if size[a] >= 8 and size[a] % 2 == 0]
+        if not able:
+            break
+        finest = min(step[a] for a in able)
+        level = tuple(2 if a in able and step[a] <= 2 * finest else 1 for a in axes)
+        levels.append(level)
+        size = [n // s for n, s in zip(size, level, strict=True)]
+        step = [n * s for n, s in zip(step, level, strict=True)]
+    return tuple(levels)
+
+
 PLAN_VERSION = 1
 
 

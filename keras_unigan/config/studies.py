@@ -20,6 +20,23 @@ from keras_unigan.config.files import (
 from keras_unigan.errors import CodedError, did_you_mean
 
 
+def synthetic_error(where, split):
+    """Returns KUG-D37 for a synthetic image in a split whose scores count.
+
+    Args:
+        where: The case or file.
+        split: Its split.
+    """
+    return CodedError(
+        "KUG-D37",
+        where,
+        f"a synthetic image in {split}",
+        "scans in val and test",
+        "A score on what a network made says nothing of patients.",
+        "give it the split train, or leave it out",
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Labels:
     """How file values become label-map indices and training targets.
@@ -159,6 +176,8 @@ class Case:
         annotated: Classes or regions that were looked for when the label map was made; None for
             all. Of the others nothing is known: what the label map calls background may be any of
             them, and so may voxels that it gives to them.
+        synthetic: Whether a network made the image: such a case may be trained on, and nothing
+            else.
     """
 
     subject: str
@@ -170,6 +189,7 @@ class Case:
     visit: str | None = None
     channel: int | None = None
     annotated: tuple[str, ...] | None = None
+    synthetic: bool = rare(False)
 
     def __post_init__(self):
         if self.channel is not None and self.channel < 0:
@@ -184,6 +204,8 @@ class Case:
             )
         if self.split is not None and self.split not in SPLITS:
             raise CodedError("KUG-D08", self.id, f"split {self.split!r}", f"one of {SPLITS}")
+        if self.synthetic and self.split in SPLITS[1:]:
+            raise synthetic_error(self.id, self.split)
         if self.modality != self.modality.lower() or not self.modality:
             raise CodedError("KUG-D08", self.id, f"modality {self.modality!r}", "lower case")
 

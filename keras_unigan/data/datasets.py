@@ -188,7 +188,7 @@ class _Training(_Reader):
         # The label map of a stack says nothing of the slices beside its own.
         painted = augmentation.contrast.PAINTED if self.slices == 1 else 0.0
         batch = augmentation.augment(
-            batch, seed, options.augment, share, self.spacing, equalized, painted
+            batch, seed, options.augment or "light", share, self.spacing, equalized, painted
         )
         return batch if self.seen is None else self.seen.tee(batch, step)
 
@@ -268,6 +268,18 @@ class _Validation(_Reader):
         return self.batches(examples).apply(tf.data.experimental.assert_cardinality(batches))
 
 
+def plan_of(shards):
+    """`config.Plan` of a folder of shards: its `plan.json`, else that of its manifest.
+
+    Raises:
+        CodedError: KUG-D01, KUG-D08 or KUG-D09 for a folder that holds none.
+    """
+    own = os.path.join(str(shards), "plan.json")
+    if os.path.isfile(own):
+        return Plan.load(own)
+    return Plan.from_dict(records.Manifest.load(shards, verify=False).plan)
+
+
 def configure(plan, spatial_dims, options, batch_size=None, slices=None):
     """Plan whose configuration has the patch, batch and slices of the options.
 
@@ -293,6 +305,29 @@ def configure(plan, spatial_dims, options, batch_size=None, slices=None):
     )
     configurations = {**plan.configurations, f"{spatial_dims}d": chosen}
     return dataclasses.replace(plan, configurations=configurations)
+
+
+def _check_painting(translating, slices):
+    """Refuses images painted from label maps where there is none of all that they show."""
+    found = "a translating system" if translating else f"train.slices {slices}"
+    if translating or slices > 1:
+        raise CodedError(
+            "KUG-T02",
+            "train.augment",
+            f"paint with {found}",
+            "a system that does not translate, on single slices or in 3-D",
+            "A painted image has no modality, and shows what one label map says.",
+            "--augment contrast",
+        )
+
+
+def _counts(cases, plan):
+    """Modality -> number of cases, and of those with a label map."""
+    every, labelled = dict.fromkeys(plan.modalities, 0), dict.fromkeys(plan.modalities, 0)
+    for domain, index in zip(cases.domains, cases.indices, strict=True):
+        every[plan.modalities[domain]] += 1
+        labelled[plan.modalities[domain]] += index is not None
+    return every, labelled
 
 
 def _can_translate(cases, batch_size, targets):
@@ -346,6 +381,7 @@ def load(
     translating=None,
     seen=None,
     slices=None,
+    check=None,
 ):
     """Opens a folder of shards for training.
 
@@ -382,6 +418,8 @@ def load(
         slices: Odd number; above 1, a 2-D patch shows its neighbours across z as channels (2.5-D).
             The label map is that of the middle slice; beyond the volume lies its minimum. None
             takes that of the options, then of the plan.
+        check: Function of the plan, the number of training cases of each modality, and that of
+            those with a label map, which refuses what a system cannot learn from; or None.
 
     Returns:
         `train` and `val`, each a `tf.data.Dataset`, and the `config.Plan` with the patch and batch
@@ -393,7 +431,7 @@ def load(
         CodedError: KUG-D01, KUG-D08 or KUG-D09 for the folder (see `records.Manifest.load`),
             KUG-D14 without a training case, with one modality to translate between, or one that no
             subject is left for; KUG-D15 for a class that one of the translated modalities lacks;
-            KUG-T02 for an impossible patch, for slices that are not odd, not 2-D or of several
+            KUG-T02 for an impossible patch, for "paint" where it cannot be, for slices that are not odd, not 2-D or of several
             channels, or a batch of one whose targets are permuted.
     """
     options = options or TrainOptions()
@@ -413,12 +451,16 @@ def load(
             "at least one",
             fix="give some subjects the split train in study.json, then unigan prepare",
         )
-    if translating is None:
+    if options.augment == "paint":
+        _check_painting(translating, chosen.slices)
+    if translating is None and options.augment != "paint":
         translating = _can_translate(cases["train"], chosen.batch_size, options.targets)
     elif translating:
         _check_translation(cases["train"], plan, chosen.batch_size, options.targets)
         if not options.allow_missing_classes:
             catalogue.check_classes(cases["train"], plan)
+    if check is not None:
+        check(plan, *_counts(cases["train"], plan))
     if seen is not None:
         seen.describe(cases["train"], plan)
     partly = any(0 in row for part in cases.values() for row in part.annotations(plan.labels))

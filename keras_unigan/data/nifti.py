@@ -42,6 +42,10 @@ _GEOMETRY = (
 )
 
 
+SYNTHETIC = "SYNTHETIC"
+"""How the description in the header of an image begins that a network made."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Volume:
     """A scan or label map with its place in the world.
@@ -67,6 +71,12 @@ class Volume:
     def shape(self):
         """Voxels along (x, y, z)."""
         return self.array.shape[:3]
+
+    @property
+    def synthetic(self):
+        """Whether the header says that no scanner made it."""
+        text = b"" if self.header is None else bytes(self.header["descrip"])
+        return text.startswith(SYNTHETIC.encode())
 
     @property
     def channels(self):

@@ -96,9 +96,27 @@ def facts_of_run(run, licence=None):
         if found:
             kept = ("split", "cases", "failed", "macro_dice", "unit", "modalities")
             facts["metrics"][what] = {key: found.get(key) for key in kept}
+            facts["metrics"][what]["not_in_model"] = beyond_model(found.get("method"))
     if licence:
         facts["licence"] = licence
     return facts
+
+
+def beyond_model(method):
+    """What scores were taken with that an exported model does not do, in words; may be empty.
+
+    Args:
+        method: `prediction.Ensemble.method`, or None.
+    """
+    method = method or {}
+    found = []
+    if len(method.get("runs", ())) > 1:
+        found.append(f"the mean of {len(method['runs'])} runs")
+    if method.get("tta", "none") != "none":
+        found.append(f"the mean over views ({method['tta']})")
+    if method.get("postprocessing"):
+        found.append("post-processing")
+    return found
 
 
 def _read(path):
@@ -168,9 +186,19 @@ def page(card):
             ],
             "",
         ]
+        if found.get("not_in_model"):
+            lines[-1:] = [
+                "",
+                f"Taken with {_and(found['not_in_model'])}, which this model lacks.",
+                "",
+            ]
     if not card["metrics"]:
         lines += ["Scores: none were measured before the export (`unigan evaluate`).", ""]
     return "\n".join(lines)
+
+
+def _and(words):
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def _times(numbers):

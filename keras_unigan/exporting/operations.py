@@ -10,9 +10,9 @@ KNOWN_SINCE = "2.19"
 """TensorFlow whose registry is to have each of `KNOWN`."""
 
 _NAMES = """
-    Abs Add AddV2 All Any ArgMax Assert AssignVariableOp AvgPool AvgPool3D BatchMatMulV2 BiasAdd
-    BroadcastArgs BroadcastTo Case Cast Ceil ClipByValue ConcatV2 Const Conv2D
-    Conv2DBackpropInput Conv3D Conv3DBackpropInputV2 Cross DecodeCompressed DecodeRaw
+    Abs Add AddV2 All Any ArgMax Assert AssignVariableOp AvgPool AvgPool3D BatchMatMulV2
+    BatchToSpaceND BiasAdd BroadcastArgs BroadcastTo Case Cast Ceil ClipByValue ConcatV2 Const
+    Conv2D Conv2DBackpropInput Conv3D Conv3DBackpropInputV2 Cross DecodeCompressed DecodeRaw
     DepthToSpace DepthwiseConv2dNative DisableCopyOnRead Einsum Elu EnsureShape Equal Erf Exp
     ExpandDims Fill Floor FloorDiv FloorMod FusedBatchNormV3 GatherV2 Greater GreaterEqual
     Identity If IgnoreErrorsDataset IsFinite LeakyRelu Less LessEqual Log LogSoftmax LogicalAnd
@@ -21,10 +21,10 @@ _NAMES = """
     PadV2 ParseExampleV2 PartitionedCall Placeholder Pow Prod Range ReadVariableOp RealDiv
     ReduceDataset Relu Relu6 Reshape ResizeBilinear ResizeNearestNeighbor RestoreV2 Reverse
     ReverseV2 Rsqrt SaveV2 Select SelectV2 Selu SerializeTensor Shape ShardedFilename Sigmoid
-    Size Slice Softmax Softplus SpaceToDepth Split SplitV Sqrt Square SquaredDifference Squeeze
-    StatefulPartitionedCall StatelessCase StatelessIf StatelessWhile StaticRegexFullMatch
-    StopGradient
-    StridedSlice StringJoin StringLength StringLower StringStrip Sub Substr Sum Svd Tanh
+    Size Slice Softmax Softplus SpaceToBatchND SpaceToDepth
+    Split SplitV Sqrt Square SquaredDifference Squeeze StatefulPartitionedCall StatelessCase
+    StatelessIf StatelessWhile StaticRegexFullMatch StopGradient StridedSlice
+    StringJoin StringLength StringLower StringStrip Sub Substr Sum Svd Tanh
     TensorDataset TensorListFromTensor TensorListGetItem TensorListReserve TensorListSetItem
     TensorListStack TensorStridedSliceUpdate Tile TopKV2 Transpose Unpack UnsortedSegmentSum
     VarHandleOp VarIsInitializedOp Where While ZerosLike

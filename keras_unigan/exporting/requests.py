@@ -36,6 +36,7 @@ def example_inputs(plan, names, dims, sides=None):
             "target": strings(plan.modalities[-1]),
         },
         "classify_modality": {"image": image},
+        "synthesize": {"seed": np.array([[1, 2]], np.int64), "modality": modality},
     }
     volume = phantom((*sides, 3)[:3])
     requests["segment_volume"] = {

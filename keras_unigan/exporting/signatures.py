@@ -15,7 +15,7 @@ import tensorflow as tf
 from keras_unigan.data import records
 from keras_unigan.exporting import volumes
 from keras_unigan.exporting.volumes import require
-from keras_unigan.translation import intensity_range
+from keras_unigan.translation import background, intensity_range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Model:
         card: Text of the model card.
         translate: Function of images, sources and targets giving intensities, or None.
         classify: Function of images giving a score of each modality, or None.
+        synthesize: Function of seeds and domains giving `image` and `label_map`, or None.
     """
 
     network: typing.Any
@@ -37,6 +38,7 @@ class Model:
     card: str = ""
     translate: typing.Callable | None = None
     classify: typing.Callable | None = None
+    synthesize: typing.Callable | None = None
 
     @property
     def one_channel(self):
@@ -233,6 +235,56 @@ def _classify_modality(model):
     return classify_modality, [model.image]
 
 
+def _synthesize(model):
+    def synthesize(seed, modality):
+        seed = _some(tf.ensure_shape(seed, [None, 2]), "seed")
+        modality = tf.ensure_shape(modality, [None])
+        domain = model.domains(modality, tf.shape(seed)[0], unknown=False)
+        return model.synthesize(seed, domain)
+
+    return synthesize, [tf.TensorSpec([None, 2], tf.int64, name="seed"), _strings("modality")]
+
+
+def synthesis(generator, renderer, plan):
+    """Function of seeds `(N, 2)` and domains `(N,)` giving images and their label maps.
+
+    As `synthesis.Maker` for the method "noise": the most fitting label of each voxel of the drawn
+    anatomy, painted in the asked modality, in `translation.intensity_range`.
+
+    Args:
+        generator: `networks.MaskGenerator`.
+        renderer: `networks.ImageRenderer`.
+        plan: `config.Plan`.
+    """
+    table = tf.constant(plan.labels.membership, tf.float32)
+    low, high = _ranges(plan)
+    dark = [background(plan.normalization[m]) for m in plan.modalities]
+    dark = tf.constant([np.atleast_1d(value) for value in dark], tf.float32)
+
+    def run(seed, domain):
+        planes = tf.cast(generator.sample(seed), tf.float32)
+        distances = tf.reduce_sum((planes[..., None, :-1] - table) ** 2, axis=-1)
+        index = tf.argmin(distances, axis=-1, output_type=tf.int32)
+        inside = tf.cast(planes[..., -1:] > 0.5, tf.float32)
+        planes = tf.concat([tf.gather(table, index), inside], axis=-1)
+        made = tf.clip_by_value(renderer.render(planes, domain, seed), -1.0, 1.0)
+        shape = [-1, *[1] * (len(planes.shape) - 2), low.shape[1]]
+        begin, end, outside = (tf.reshape(tf.gather(x, domain), shape) for x in (low, high, dark))
+        image = tf.where(inside > 0, begin + (made + 1.0) / 2.0 * (end - begin), outside)
+        return {"image": image, "label_map": tf.cast(index, tf.uint8)}
+
+    return run
+
+
+def _ranges(plan):
+    """Raw intensities that -1 and 1 become, each `(modalities, channels or 1)`."""
+    ranges = [intensity_range(plan.normalization[m]) for m in plan.modalities]
+    return (
+        tf.constant([np.atleast_1d(end) for end in ends], tf.float32)
+        for ends in zip(*ranges, strict=True)
+    )
+
+
 def translation(network, plan, normalization):
     """Function of images, sources and targets (domains) giving intensities of the target.
 
@@ -244,11 +296,7 @@ def translation(network, plan, normalization):
         plan: `config.Plan`.
         normalization: `layers.IntensityNormalization`.
     """
-    ranges = [intensity_range(plan.normalization[m]) for m in plan.modalities]
-    low, high = (
-        tf.constant([np.atleast_1d(end) for end in ends], tf.float32)
-        for ends in zip(*ranges, strict=True)
-    )
+    low, high = _ranges(plan)
 
     def run(image, source, target):
         zeros = tf.zeros([tf.shape(image)[0], *plan.statistics_shape])
@@ -303,6 +351,11 @@ SIGNATURES = {
         "raw image; a score of each modality of the card, and the likeliest",
         _classify_modality,
         lambda model: model.classify is not None,
+    ),
+    "synthesize": (
+        "two whole numbers and a modality; a synthetic image and its label map of indices",
+        _synthesize,
+        lambda model: model.synthesize is not None,
     ),
 }
 

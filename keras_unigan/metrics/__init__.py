@@ -5,7 +5,16 @@ outside the array is not in the mask. Distances run between voxel centres, in mm
 has every definition, and how far other implementations agree.
 """
 
-from keras_unigan.metrics.images import SSIM_RADIUS, hallucination, mae, nmi, psnr, ssim
+from keras_unigan.metrics.edges import LEAST_AXIS, edge_nmi, shift_mm
+from keras_unigan.metrics.images import (
+    SSIM_RADIUS,
+    copy_ratio,
+    hallucination,
+    mae,
+    nmi,
+    psnr,
+    ssim,
+)
 from keras_unigan.metrics.lesions import LesionScores, lesion_scores
 from keras_unigan.metrics.overlap import dice, iou, volume_error, volume_similarity
 from keras_unigan.metrics.pooled import Dice, harden
@@ -21,13 +30,16 @@ from keras_unigan.metrics.surface import (
 
 __all__ = [
     "HD95",
+    "LEAST_AXIS",
     "SSIM_RADIUS",
     "Dice",
     "LesionScores",
     "assd",
+    "copy_ratio",
     "diagonal",
     "dice",
     "directed_distances",
+    "edge_nmi",
     "hallucination",
     "harden",
     "hd95",
@@ -37,6 +49,7 @@ __all__ = [
     "nmi",
     "nsd",
     "psnr",
+    "shift_mm",
     "ssim",
     "surface_scores",
     "volume_error",

@@ -125,6 +125,29 @@ def _images(reference, image, mask):
     return reference.ravel()[chosen], image.ravel()[chosen]
 
 
+UNCHANGED = 0.05
+"""Change of a normalised voxel, of a range of 2, up to which it counts as copied."""
+
+
+def copy_ratio(source, translation, mask=None, tolerance=UNCHANGED):
+    """Share of voxels that a translation leaves as they were.
+
+    Args:
+        source: Normalised image, any shape.
+        translation: Image of the same shape.
+        mask: Voxels that count, or None for all.
+        tolerance: Largest change of a voxel that counts as none.
+
+    Returns:
+        A float in 0..1, 1 for a copy; NaN where the mask is empty. Tissue that looks alike in both
+        modalities is rightly copied: compare with the ratio of a true image of the target.
+    """
+    source, translation = _images(source, translation, mask)
+    return (
+        float(np.mean(np.abs(source - translation) <= tolerance)) if source.size else float("nan")
+    )
+
+
 def hallucination(translated, original, truth=None):
     """Share of what a segmentor finds in a translation that is not in its source.
 

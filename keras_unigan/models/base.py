@@ -50,11 +50,14 @@ class AdversarialModel(Stepping, Annotation, keras.Model):
     """
 
     roles: tuple[str, ...] = ("segmentor",)
+    # Those of the roles that are layers of the main network; the main role is the rest of it.
+    parts: tuple[str, ...] = ()
     terms: tuple[str, ...] = ("loss",)
     # Logged beside the terms, and allowed to be NaN where a batch has nothing to say about them.
     watched: tuple[str, ...] = ()
-    # Whether the game makes images of other modalities, and so needs two of them and targets.
+    # Whether the game makes images of other modalities, and so needs targets; and how many of them.
     translates = False
+    least_modalities = 1
     # Share of the draws that labelled cases get, where others have no labels; None: as they come.
     labelled_fraction: float | None = None
 
@@ -70,7 +73,7 @@ class AdversarialModel(Stepping, Annotation, keras.Model):
         self.spatial_dims, self.ema_decay = spatial_dims, ema_decay
         self.total_steps, self.accumulate = total_steps, 1
         outputs = len(self.plan.labels.names)
-        for role in self.roles:
+        for role in self.given():
             network = networks[role]
             if network.spatial_dims != spatial_dims:
                 raise ValueError(
@@ -123,6 +126,25 @@ class AdversarialModel(Stepping, Annotation, keras.Model):
         """
         raise NotImplementedError
 
+    @classmethod
+    def given(cls):
+        """Roles whose networks the constructor is given."""
+        return [role for role in cls.roles if role not in cls.parts]
+
+    @classmethod
+    def check_cases(cls, plan, cases, labelled, **options):
+        """Refuses training cases that the game cannot learn from.
+
+        Args:
+            plan: `config.Plan`.
+            cases: Modality -> number of training cases.
+            labelled: The same of those with a label map.
+            **options: Constructor arguments of the game.
+
+        Raises:
+            CodedError: KUG-D14.
+        """
+
     def default_optimizers(self, learning_rate=None, adversary_rate=None):
         """Role -> optimizer that `compile()` takes for "auto".
 
@@ -162,13 +184,29 @@ class AdversarialModel(Stepping, Annotation, keras.Model):
         return next((n for n in networks if hasattr(n, "translate")), None)
 
     @property
+    def kept(self):
+        """File name -> averaged network that a run keeps beside the main one."""
+        alone = self.translator in (None, self.network)
+        return {} if alone else {"translator.keras": self.translator}
+
+    @property
     def memory(self):
         """Variables beside those of the roles that the moves of a step change."""
         return []
 
     def role_variables(self, role):
         """Trainable variables that the moves of `role` may change."""
-        return getattr(self, role).trainable_variables
+        return self._own(role, getattr(self, role).trainable_variables)
+
+    def role_state(self, role):
+        """All variables of a role."""
+        return self._own(role, getattr(self, role).variables)
+
+    def _own(self, role, variables):
+        """Those that are not of `parts`, which belong to these alone."""
+        others = self.parts if role == self.roles[0] else ()
+        apart = {id(v) for part in others for v in getattr(self, part).variables}
+        return [v for v in variables if id(v) not in apart]
 
     def role_optimizer(self, role):
         """Optimizer of `role`; that of the main role is `self.optimizer`."""
@@ -309,7 +347,7 @@ class AdversarialModel(Stepping, Annotation, keras.Model):
             return super().evaluate(*args, **kwargs)
 
     def get_config(self):
-        networks = {role: getattr(self, role) for role in self.roles}
+        networks = {role: getattr(self, role) for role in self.given()}
         return {
             **{r: keras.saving.serialize_keras_object(n) for r, n in networks.items()},
             "plan": self.plan.to_dict(),
@@ -321,7 +359,7 @@ class AdversarialModel(Stepping, Annotation, keras.Model):
 
     @classmethod
     def from_config(cls, config):
-        networks = {r: keras.saving.deserialize_keras_object(config[r]) for r in cls.roles}
+        networks = {r: keras.saving.deserialize_keras_object(config[r]) for r in cls.given()}
         return cls(**{**config, **networks})
 
     def get_compile_config(self):

@@ -51,6 +51,26 @@ def constant_then_linear(rate, steps, share=0.5, floor=0.0):
     return ConstantThenLinear(rate, round(share * steps), steps, min(floor, rate))
 
 
+def polynomial(rate, steps, power=0.9):
+    """`rate * (1 - step / steps) ** power`, 0 from `steps` on.
+
+    Args:
+        rate: First rate.
+        steps: Steps of the whole run.
+        power: Exponent.
+
+    Returns:
+        `keras.optimizers.schedules.LearningRateSchedule`.
+
+    Raises:
+        ValueError: Where the numbers make no schedule.
+
+    Reference: Chen et al. 2018, DeepLab, arXiv:1606.00915, §4.1.2.
+    """
+    _check(rate, steps, "power", power)
+    return keras.optimizers.schedules.PolynomialDecay(rate, steps, 0.0, power)
+
+
 @keras.saving.register_keras_serializable(package="keras_unigan")
 class ConstantThenLinear(keras.optimizers.schedules.LearningRateSchedule):
     """`rate` until step `start`, then in a straight line to `floor` at step `end`.

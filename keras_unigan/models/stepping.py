@@ -60,7 +60,7 @@ class Stepping:
         optimizer = self.role_optimizer(role)
         # The loss scale is not put back: it has to fall after a step that overflowed.
         inner = getattr(optimizer, "inner_optimizer", optimizer)
-        variables = (*getattr(self, role).variables, *inner.variables)
+        variables = (*self.role_state(role), *inner.variables)
         return [(variable, tf.identity(variable)) for variable in variables]
 
     def _play_all(self, batch):
@@ -112,10 +112,17 @@ class Stepping:
         optimizer, variables = self.role_optimizer(role), self.role_variables(role)
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         scale = optimizer.scale_loss(tf.ones(()))
+        # A network may hold variables that it does not use. TensorFlow's own zeros for them want
+        # its variables, and not those of Keras.
         each = [
-            move.tape.gradient(
-                move.loss, variables, output_gradients=scale, unconnected_gradients="zero"
-            )
+            [
+                tf.zeros(variable.shape, variable.dtype) if gradient is None else gradient
+                for gradient, variable in zip(
+                    move.tape.gradient(move.loss, variables, output_gradients=scale),
+                    variables,
+                    strict=True,
+                )
+            ]
             for move in moves
         ]
         gradients = each[0]

@@ -33,6 +33,8 @@ class TranslationGame(AdversarialModel):
     """
 
     translates = True
+    # Modalities that the game cannot do with fewer of.
+    least_modalities = 2
     watched: tuple[str, ...] = (
         *("real_score", "fake_score", "domain_accuracy"),
         *("copy_ratio", "diversity"),

@@ -86,10 +86,11 @@ class PairTranslator(keras.Model):
         ValueError: For a pair that is not of two modalities.
     """
 
+    # What an image goes through (`counting`).
+    main_layer = "forth"
+
     def __init__(self, channels=1, pair=(0, 1), filters=64, blocks=9, name="pair_translator"):
-        pair = tuple(pair)
-        if len(pair) != 2 or len(set(pair)) != 2 or min(pair) < 0:
-            raise ValueError(f"Expected a pair of two modalities, got {pair}.")
+        pair = check_pair(pair)
         image = keras.Input((None, None, channels), name="image")
         options = {"channels": channels, "filters": filters, "blocks": blocks}
         outputs = []
@@ -123,22 +124,7 @@ class PairTranslator(keras.Model):
             target: int `(batch,)`.
             training: Whether the pass is one of training.
         """
-        image = keras.ops.convert_to_tensor(image)
-        source, target = (keras.ops.convert_to_tensor(d) for d in (source, target))
-        result = keras.ops.full_like(keras.ops.cast(image, "float32"), float("nan"))
-        first, second = self.pair
-        ways = ((self.forth, first, second), (self.back, second, first))
-        for network, here, there in ways:
-            asked = (target == there) & ((source == here) | (source == -1))
-            # A batch mostly asks for one direction only.
-            made = keras.ops.cond(
-                keras.ops.any(asked),
-                lambda network=network: network(image, training=training),
-                lambda: keras.ops.zeros_like(keras.ops.cast(image, "float32")),
-            )
-            result = keras.ops.where(_column(asked), made, result)
-        own = (source == target) & ((target == first) | (target == second))
-        return keras.ops.where(_column(own), keras.ops.cast(image, "float32"), result)
+        return translate_pair(self, image, source, target, training)
 
     def get_config(self):
         return {
@@ -148,6 +134,117 @@ class PairTranslator(keras.Model):
             "blocks": self.blocks,
             "name": self.name,
         }
+
+
+@keras.saving.register_keras_serializable(package="keras_unigan")
+class SynSegNetwork(keras.Model):
+    """The translators of CycleGAN and a residual segmentor of the second modality's images.
+
+    Args:
+        channels: Channels of the image.
+        classes: Channels of the logits.
+        pair: Indices of the labelled and of the other modality in the plan.
+        filters: Width of the first convolutions; the paper has 64.
+        blocks: Number of residual blocks of each.
+
+    Input shape: `(batch, height, width, channels)`; sides divisible by 4, and 8 or more.
+    Output shape: list of the logits `(batch, height, width, classes)` and of the image as of the
+        second, and as of the first modality, float32.
+    Reference: Huo et al. 2019, SynSeg-Net, arXiv:1810.06498.
+
+    Raises:
+        ValueError: For a pair that is not of two modalities.
+    """
+
+    main_layer = "segmentor"
+
+    def __init__(
+        self, channels=1, classes=2, pair=(0, 1), filters=64, blocks=9, name="synseg_network"
+    ):
+        pair = check_pair(pair)
+        image = keras.Input((None, None, channels), name="image")
+        options = {"channels": channels, "filters": filters, "blocks": blocks}
+        outputs = []
+        for part, own in (("segmentor", {"classes": classes}), ("forth", {}), ("back", {})):
+            with keras.name_scope(part):
+                outputs.append(ResNetTranslator(**options, **own, name=part)(image))
+        super().__init__(image, outputs, name=name)
+        self.channels, self.classes, self.pair = channels, classes, pair
+        self.filters, self.blocks, self.spatial_dims = filters, blocks, DIMS
+
+    @property
+    def segmentor(self):
+        """The segmentor of images of the second modality, without its tanh."""
+        return self.get_layer("segmentor")
+
+    @property
+    def forth(self):
+        """The translator from the first modality to the second."""
+        return self.get_layer("forth")
+
+    @property
+    def back(self):
+        """The translator from the second modality to the first."""
+        return self.get_layer("back")
+
+    def segment(self, image, domain, training=False):
+        """Logits, float32; images of the first modality are translated to the second before."""
+        return self.segmentor(as_second(self, image, domain, training), training=training)
+
+    def translate(self, image, source, target, training=False):
+        """Images in the modality `target`, float32; as of `PairTranslator`."""
+        return translate_pair(self, image, source, target, training)
+
+    def get_config(self):
+        return {
+            "channels": self.channels,
+            "classes": self.classes,
+            "pair": list(self.pair),
+            "filters": self.filters,
+            "blocks": self.blocks,
+            "name": self.name,
+        }
+
+
+def check_pair(pair):
+    """A pair of modality indices as a tuple.
+
+    Raises:
+        ValueError: For anything else.
+    """
+    pair = tuple(pair)
+    if len(pair) != 2 or len(set(pair)) != 2 or min(pair) < 0:
+        raise ValueError(f"Expected a pair of two modalities, got {pair}.")
+    return pair
+
+
+def translate_pair(network, image, source, target, training):
+    """What `network.forth` and `network.back` make of images; see `PairTranslator.translate`."""
+    image = keras.ops.convert_to_tensor(image)
+    source, target = (keras.ops.convert_to_tensor(d) for d in (source, target))
+    result = keras.ops.full_like(keras.ops.cast(image, "float32"), float("nan"))
+    first, second = network.pair
+    for way, here, there in ((network.forth, first, second), (network.back, second, first)):
+        asked = (target == there) & ((source == here) | (source == -1))
+        result = keras.ops.where(_column(asked), _if_any(asked, way, image, training), result)
+    own = (source == target) & ((target == first) | (target == second))
+    return keras.ops.where(_column(own), keras.ops.cast(image, "float32"), result)
+
+
+def as_second(network, image, domain, training):
+    """Images with those of the first modality of `network.pair` translated to the second."""
+    image = keras.ops.cast(keras.ops.convert_to_tensor(image), "float32")
+    own = keras.ops.convert_to_tensor(domain) == network.pair[0]
+    return keras.ops.where(_column(own), _if_any(own, network.forth, image, training), image)
+
+
+def _if_any(asked, way, image, training):
+    """What a translator makes of a batch, or zeros where no sample asks for it."""
+    return keras.ops.cond(
+        keras.ops.any(asked),
+        lambda: way(image, training=training),
+        lambda: keras.ops.zeros_like(keras.ops.cast(image, "float32")),
+    )
 
 
 def _column(truth):

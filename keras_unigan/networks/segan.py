@@ -10,6 +10,9 @@ from keras_unigan.layers import batch_norm, conv
 class LinearUpSampling(keras.layers.Layer):
     """Doubles each spatial axis by linear interpolation, in 2-D and 3-D.
 
+    Args:
+        factor: By how much each axis grows; 2 unless it is given.
+
     Voxel centres keep their place (half-pixel rule, edges repeated). Keras' `UpSampling2D` does the
     same, but refuses sizes that are not known when a graph is traced, which a served network needs;
     its `UpSampling3D` only repeats.
@@ -18,24 +21,31 @@ class LinearUpSampling(keras.layers.Layer):
     Output shape: the same with every spatial side doubled.
     """
 
+    def __init__(self, factor=2, **kwargs):
+        super().__init__(**kwargs)
+        self.factor = factor
+
     def call(self, inputs):
-        shape = tf.shape(inputs)
+        shape, n = tf.shape(inputs), self.factor
         if len(inputs.shape) == 4:
-            return tf.cast(tf.image.resize(inputs, 2 * shape[1:3]), inputs.dtype)
+            return tf.cast(tf.image.resize(inputs, n * shape[1:3]), inputs.dtype)
         # The plane (x, y) with z among the channels, then z as the second axis of a plane.
         batch, x, y, z, channels = tf.unstack(shape)
         plane = tf.reshape(inputs, (batch, x, y, z * channels))
-        plane = tf.image.resize(plane, (2 * x, 2 * y))
-        rows = tf.reshape(plane, (batch, 4 * x * y, z, channels))
-        rows = tf.image.resize(rows, (4 * x * y, 2 * z))
-        volume = tf.reshape(rows, (batch, 2 * x, 2 * y, 2 * z, channels))
+        plane = tf.image.resize(plane, (n * x, n * y))
+        rows = tf.reshape(plane, (batch, n**2 * x * y, z, channels))
+        rows = tf.image.resize(rows, (n**2 * x * y, n * z))
+        volume = tf.reshape(rows, (batch, n * x, n * y, n * z, channels))
         return tf.ensure_shape(
             tf.cast(volume, inputs.dtype), self.compute_output_shape(inputs.shape)
         )
 
     def compute_output_shape(self, input_shape):
-        sides = [None if side is None else 2 * side for side in input_shape[1:-1]]
+        sides = [None if side is None else self.factor * side for side in input_shape[1:-1]]
         return (input_shape[0], *sides, input_shape[-1])
+
+    def get_config(self):
+        return {**super().get_config(), "factor": self.factor}
 
 
 @keras.saving.register_keras_serializable(package="keras_unigan")

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from keras_unigan.config import Configuration, Plan
+from keras_unigan.config import Configuration, Plan, halvings
 from keras_unigan.data import preprocessing
 from keras_unigan.errors import CodedError, did_you_mean
 from keras_unigan.planning import schemes
@@ -163,19 +163,7 @@ def strides_of(patch, spacing):
     Returns:
         Tuple of levels, each a tuple of 1 or 2 per axis.
     """
-    size, step = list(patch), list(spacing)
-    levels = []
-    while len(levels) < MAX_LEVELS:
-        axes = range(len(size))
-        able = [a for a in axes if size[a] >= 8 and size[a] % 2 == 0]
-        if not able:
-            break
-        finest = min(step[a] for a in able)
-        level = tuple(2 if a in able and step[a] <= 2 * finest else 1 for a in axes)
-        levels.append(level)
-        size = [n // s for n, s in zip(size, level, strict=True)]
-        step = [n * s for n, s in zip(step, level, strict=True)]
-    return tuple(levels)
+    return halvings(patch, spacing, MAX_LEVELS)
 
 
 def activation_bytes(patch, strides, filters=FILTERS):

@@ -1,6 +1,6 @@
 """Training: a system by its name (`build_model`), a run folder from an experiment (`run`)."""
 
-from keras_unigan.training.building import build_model, load_model, load_run
+from keras_unigan.training.building import build_model, load_model, load_run, own_options
 from keras_unigan.training.forecasting import forecast, sentences
 from keras_unigan.training.running import DEFAULT_STEPS, describe, run, strategy_for
 
@@ -11,6 +11,7 @@ __all__ = [
     "forecast",
     "load_model",
     "load_run",
+    "own_options",
     "run",
     "sentences",
     "strategy_for",

@@ -8,12 +8,13 @@ from pathlib import Path
 import keras
 
 from keras_unigan import inference
-from keras_unigan.config import Plan, TrainOptions
+from keras_unigan.config import Plan, TrainOptions, halvings
 from keras_unigan.errors import CodedError, did_you_mean
 from keras_unigan.models import MODELS
 from keras_unigan.models.optimizers import OPTIMIZERS
 from keras_unigan.networks import NETWORKS
 from keras_unigan.systems import SYSTEMS
+from keras_unigan.training import bringing
 
 
 def build_model(
@@ -26,6 +27,7 @@ def build_model(
     train=None,
     compile=True,
     total_steps=1000,
+    segmentor=None,
     **options,
 ):
     """Builds the networks and the game of a system.
@@ -43,7 +45,10 @@ def build_model(
         train: `config.TrainOptions`; None takes the defaults.
         total_steps: Steps that schedules and ramps are made for.
         compile: Whether the game is compiled, with its own optimizers at `train.learning_rate`.
-        **options: Any of the above by its bare name, e.g. `filters=16` or `lambda_dice=0.0`.
+        segmentor: A `keras.Model` of your own from image to logits, in the place of the system's
+            (docs/bring_your_own.md); None takes the system's.
+        **options: Any of the above by its bare name, e.g. `filters=16` or `lambda_dice=0.0`; or a
+            network of your own under the name of its role, e.g. `critic=my_critic`.
 
     Returns:
         A game of `models.MODELS`, built.
@@ -57,7 +62,7 @@ def build_model(
     plan = plan if isinstance(plan, Plan) else Plan.load(plan)
     game_class, game_settings = MODELS[system["game"][0]], dict(system["game"][1])
     classes = {role: NETWORKS[kind] for role, (kind, _) in system["networks"].items()}
-    if game_class.translates and len(plan.modalities) < 2:
+    if len(plan.modalities) < game_class.least_modalities:
         raise CodedError(
             "KUG-T02",
             f"model {name}",
@@ -66,12 +71,13 @@ def build_model(
             "This system translates between modalities.",
             "--model segan or --model joint",
         )
+    given = bringing.brought(name, segmentor, options)
     groups = {
         "network": dict(network or {}),
         "game": dict(game or {}),
         "train": dataclasses.asdict(train or TrainOptions()),
     }
-    known = _known_options(classes, game_class)
+    known = _known_options(classes, game_class, given)
     for key, value in options.items():
         group = next((g for g, names in known.items() if key in names), None)
         if group is None:
@@ -91,12 +97,12 @@ def build_model(
         )
         networks, width = {}, None
         for role, (_, settings) in system["networks"].items():
-            own = {
+            chosen = {
                 key.removeprefix(f"{role}."): value
                 for key, value in groups["network"].items()
                 if key.startswith(f"{role}.") or ("." not in key and role == game_class.roles[0])
             }
-            arguments = _from_plan(classes[role], plan.configuration(spatial_dims), width)
+            arguments = _from_plan(classes[role], plan, spatial_dims, width)
             arguments.update(settings, **demanded[role])
             asked = inspect.signature(classes[role].__init__).parameters
             # Networks that exist in 2-D only do not ask.
@@ -104,16 +110,23 @@ def build_model(
                 arguments["spatial_dims"] = spatial_dims
             if "domains" in asked:
                 arguments.setdefault("domains", len(plan.modalities))
-            networks[role] = classes[role](**{**arguments, **own})
-            width = width or _relative_width(networks[role])
+            if role in given:
+                width = width or _relative_width(classes[role], arguments)
+                networks[role] = bringing.fitted(
+                    *(given[role], role, classes[role], demanded[role], spatial_dims, width)
+                )
+                continue
+            arguments.update(chosen)
+            networks[role] = classes[role](**arguments)
+            width = width or _relative_width(classes[role], arguments)
         _check_patch(networks[game_class.roles[0]], plan.configuration(spatial_dims).patch_size)
         model = game_class(plan=plan, spatial_dims=spatial_dims, **networks, **game_settings)
         if compile:
             rates = train.learning_rate, train.adversary_rate
             optimizers = model.default_optimizers(*rates)
             if train.optimizer is not None:
-                own = OPTIMIZERS[train.optimizer](total_steps, train.learning_rate)
-                optimizers[model.roles[0]] = own
+                main = OPTIMIZERS[train.optimizer](total_steps, train.learning_rate)
+                optimizers[model.roles[0]] = main
             model.compile(optimizers, accumulate=train.accumulate, jit_compile=train.jit_compile)
     return model
 
@@ -127,13 +140,45 @@ def translates(name):
     return MODELS[_system(name)["game"][0]].translates
 
 
-def labelled_fraction(name):
-    """Share of the draws that the game of a system wants from labelled cases, or None.
+def check_cases(name, game, plan, cases, labelled):
+    """Refuses training cases that a system cannot learn from.
+
+    Args:
+        name: Name of the system.
+        game: Constructor arguments that override the system's for its game.
+        plan: `config.Plan`.
+        cases: Modality -> number of training cases.
+        labelled: The same of those with a label map.
+
+    Raises:
+        CodedError: KUG-D14; KUG-T02 for settings that do not fit the plan.
+    """
+    kind, own = _system(name)["game"]
+    with _refusals(name):
+        MODELS[kind].check_cases(plan, cases, labelled, **{**own, **game})
+
+
+def own_options(name, options, plan=None):
+    """The options of a run, with what its system says where they say nothing.
+
+    Args:
+        name: Name of the system.
+        options: `config.TrainOptions`.
+        plan: `config.Plan` of the data, or None where it is not known.
 
     Raises:
         CodedError: KUG-T01 for an unknown name.
     """
-    return MODELS[_system(name)["game"][0]].labelled_fraction
+    own = dict(_system(name).get("train", {}))
+    own["labelled_fraction"] = MODELS[SYSTEMS[name]["game"][0]].labelled_fraction
+    each = own.pop("batch_of_modality", None)
+    if plan is not None and each is not None:
+        own["batch_size"] = each * len(plan.modalities)
+    if plan is None or plan.channels > 1:
+        # Colours are channels already.
+        own.pop("slices", None)
+    missing = {key: value for key, value in own.items() if getattr(options, key) is None}
+    return dataclasses.replace(options, **missing)
 
 
 def _system(name, spatial_dims=None):
@@ -158,12 +203,12 @@ def _arguments(cls, without=()):
     return [n for n in names if n not in ("name", "spatial_dims", *without)]
 
 
-def _known_options(classes, game_class):
-    """Group -> names of the options that a caller may give."""
-    main = game_class.roles[0]
-    others = [f"{r}.{a}" for r, cls in classes.items() if r != main for a in _arguments(cls)]
+def _known_options(classes, game_class, given=()):
+    """Group -> names of the options that a caller may give; none for networks that are `given`."""
+    main, made = game_class.roles[0], {r: c for r, c in classes.items() if r not in given}
+    names = [(f"{r}." if r != main else "") + a for r, c in made.items() for a in _arguments(c)]
     return {
-        "network": [*_arguments(classes[main]), *others],
+        "network": names,
         "game": _arguments(game_class, without=("plan", *classes)),
         "train": [field.name for field in dataclasses.fields(TrainOptions)],
     }
@@ -203,18 +248,22 @@ def _refusals(name):
         ) from error
 
 
-def _from_plan(cls, configuration, width):
+def _from_plan(cls, plan, spatial_dims, width):
     """Constructor arguments that the plan decides.
 
     Args:
-        cls: Network class.
-        configuration: `config.Configuration`.
+        cls: Network class. One that is `planned` halves the patch as often as it can.
+        plan: `config.Plan`.
+        spatial_dims: 2 or 3.
         width: For networks after the main one: its width relative to its class's own. They keep
             their proportion to it.
     """
     defaults = {n: p.default for n, p in inspect.signature(cls.__init__).parameters.items()}
-    result = {}
-    if "strides" in defaults:
+    result, configuration = {}, plan.configuration(spatial_dims)
+    if getattr(cls, "planned", False):
+        patch = configuration.patch_size
+        result["strides"] = halvings(patch, plan.spacing[:spatial_dims])
+    elif "strides" in defaults:
         result["strides"] = configuration.strides
     if "filters" in defaults and width is None:
         result["filters"] = configuration.filters
@@ -225,20 +274,23 @@ def _from_plan(cls, configuration, width):
     return result
 
 
-def _relative_width(network):
-    """Base width of a network, as a share of its class's default."""
-    default = inspect.signature(type(network).__init__).parameters["filters"].default
-    return network.filters / default
+def _relative_width(cls, arguments):
+    """Base width of a network of such arguments, as a share of its class's default."""
+    return arguments["filters"] / inspect.signature(cls.__init__).parameters["filters"].default
 
 
 def _check_patch(network, patch):
     """Refuses a patch that the network cannot halve as often as it wants to."""
+    if hasattr(network, "sample"):
+        # It takes noise, and was built for this patch.
+        return
     try:
         inputs = keras.KerasTensor((1, *patch, network.channels))
         if hasattr(network, "code_size"):
             inputs = [inputs, keras.KerasTensor((1, network.code_size))]
-        outputs = keras.tree.flatten(network.compute_output_spec(inputs))
-        fits = all(output.shape[1:-1] == tuple(patch) for output in outputs)
+        # Further outputs may be of coarser levels.
+        first = keras.tree.flatten(network.compute_output_spec(inputs))[0]
+        fits = first.shape[1:-1] == tuple(patch)
     except ValueError:
         fits = False
     if not fits:

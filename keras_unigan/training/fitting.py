@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from keras_unigan.data import datasets
 from keras_unigan.errors import CodedError
-from keras_unigan.training.building import build_model
+from keras_unigan.training.building import build_model, own_options
 
 # What the runtime takes for the first step, measured: code and thread pools, and the optimised
 # graph at so much an operation.
@@ -257,7 +257,8 @@ def cheaper(experiment, plan, model, batch, limit, held, memory=True):
 
 def built(experiment, plan):
     """Game and plan of an experiment."""
-    plan = datasets.configure(plan, experiment.spatial_dims, experiment.train)
+    options = own_options(experiment.model, experiment.train, plan)
+    plan = datasets.configure(plan, experiment.spatial_dims, options)
     model = build_model(
         experiment.model,
         plan,

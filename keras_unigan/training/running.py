@@ -1,6 +1,7 @@
 """From an experiment to a run folder: strategy, streams, game, fit, checkpoints."""
 
 import dataclasses
+import functools
 import importlib.metadata
 import os
 import platform
@@ -16,7 +17,7 @@ from keras_unigan.config import Experiment, Plan, read_json, write_json
 from keras_unigan.data import audit, datasets, records
 from keras_unigan.errors import CodedError
 from keras_unigan.training import fitting, transfer
-from keras_unigan.training.building import build_model, labelled_fraction, translates
+from keras_unigan.training.building import build_model, check_cases, own_options, translates
 from keras_unigan.training.devices import Workers, strategy_for
 from keras_unigan.training.session import Session
 
@@ -30,7 +31,10 @@ RUN_FILES = (
         "audit.csv",
         "audit.json",
         "translator.keras",
+        "renderer.keras",
+        "mask_generator.keras",
         "translations.png",
+        "pairs.png",
         "health.json",
         "checkpoints",
         "tb",
@@ -45,7 +49,8 @@ SCORES: tuple[str, ...] = (
     "translation.json",
     "translation.csv",
 )
-SCORES += ("samples", "report.html")
+SCORES += ("samples", "report.html", "postprocessing.json", "alignment.json", "alignment.png")
+SCORES += ("alarm.json", "alarm.npz", "alarm.keras")
 # A resumed run may have another budget, and may have been moved with its shards.
 _FREE = ("shards", "output", "replicas", "minutes", "epochs", "steps")
 
@@ -67,10 +72,9 @@ def _with_horizon(experiment):
 
 def _parts(experiment, start_step=0, seen=None):
     """Streams, plan and game of an experiment."""
-    options, dims = experiment.train, experiment.spatial_dims
-    if options.labelled_fraction is None:
-        share = labelled_fraction(experiment.model)
-        options = dataclasses.replace(options, labelled_fraction=share)
+    dims = experiment.spatial_dims
+    planned = datasets.plan_of(experiment.shards)
+    options = own_options(experiment.model, experiment.train, planned)
     if experiment.deterministic:
         # TensorFlow then refuses random operations without a seed, also before the game is built.
         keras.utils.set_random_seed(experiment.seed)
@@ -85,6 +89,7 @@ def _parts(experiment, start_step=0, seen=None):
         endless=True,
         translating=translates(experiment.model),
         seen=seen,
+        check=functools.partial(check_cases, experiment.model, experiment.game),
     )
     batch_size, replicas = plan.configuration(dims).batch_size, strategy.num_replicas_in_sync
     if batch_size % (replicas * options.accumulate):

@@ -9,7 +9,7 @@ from keras_unigan.data import audit
 from keras_unigan.training import loop
 
 PICTURES = 20
-"""Pictures of translations that a run of known length leaves in `samples/`."""
+"""Pictures of translations, or of made pairs, that a run of known length leaves in `samples/`."""
 
 
 class Session:
@@ -84,8 +84,10 @@ class Session:
         waited = self.best.waited and not self.state.finished
         self.state.finished = False
         if not self.spent() and not waited:
+            pictures = 1 if self.total is None else max(1, self.total // steps // PICTURES)
+            if hasattr(model.network, "sample"):
+                self.callbacks.append(callbacks.PairGrid(self.folder, model.plan, pictures))
             if val is not None and model.translator is not None:
-                pictures = 1 if self.total is None else max(1, self.total // steps // PICTURES)
                 grid = callbacks.TranslationGrid(self.folder, val, model.plan, pictures)
                 self.callbacks.append(grid)
             arguments = {

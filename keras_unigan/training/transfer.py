@@ -95,7 +95,7 @@ def initialize(model, plan, run):
             "new": [n for n in new if n not in old],
         }
     report["roles"] = {}
-    for role in model.roles:
+    for role in model.given():
         main = role == model.roles[0]
         network, source = getattr(model, role), sources.get(role)
         axes = {} if source is None else _axes(model, role, before, plan)
@@ -163,7 +163,8 @@ def checkpointed(run):
     )
     game.load_weights(run / "checkpoints" / str(state.weights))
     return {
-        role: getattr(game, f"ema_{role}" if role in game.averaged else role) for role in game.roles
+        role: getattr(game, f"ema_{role}" if role in game.averaged else role)
+        for role in game.given()
     }
 
 

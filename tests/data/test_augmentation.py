@@ -78,7 +78,10 @@ def test_light_changes_leave_labels_and_stay_in_range(spatial, name):
 
 @pytest.mark.parametrize(
     ("level", "spatial"),
-    [("none", SHAPES[0]), ("light", SHAPES[1]), ("standard", SHAPES[0]), ("contrast", SHAPES[1])],
+    [
+        *(("none", SHAPES[0]), ("light", SHAPES[1]), ("standard", SHAPES[0])),
+        *(("contrast", SHAPES[1]), ("paint", SHAPES[0])),
+    ],
 )
 def test_the_same_in_tf_data_and_eagerly(spatial, level):
     batch = batch_of(spatial)
@@ -366,3 +369,42 @@ def test_contrast_changes_its_share_and_leaves_the_rest():
     pairs = zip(found.reshape(64, -1), image.numpy().reshape(64, -1), strict=True)
     order = [np.corrcoef(a[30:], b[30:])[0, 1] for a, b in pairs]
     assert min(np.array(order)[changed.numpy()]) < 0.3
+
+
+def test_painted_images_hold_nothing_of_the_intensities():
+    image = images((16, 12), count=32)
+    labels = np.random.default_rng(1).integers(0, 3, (32, 16, 12)).astype(np.uint8)
+    labels[:, :3] = 0
+    labels[:, 3] = 255
+    batch = {"image": image, "label_map": tf.constant(labels)}
+    found = contrast.painted_image(**batch, seed=(1, 2)).numpy()
+    assert (found[:, :3] == -1).all()
+    assert (np.abs(found) <= 1).all()
+    # Any other image with the same ranks gives the same painting.
+    other = tf.where(image > -1, 0.4 * image**3, -1.0)
+    np.testing.assert_allclose(
+        contrast.painted_image(other, batch["label_map"], (1, 2)), found, atol=1e-6
+    )
+    # A class is one Gaussian, and what nobody labelled a few: most of the spread is between them.
+    again = contrast.painted_image(**batch, seed=(1, 3)).numpy()
+    one = found[labels == 1], again[labels == 1]
+    assert np.corrcoef(*(o.ravel() for o in one))[0, 1] < 0.3
+    within = [f[la == 1].std() for f, la in zip(found, labels, strict=True)]
+    assert np.mean(within) < 0.6 * found[labels == 1].std()
+    assert not np.allclose(found[labels == 255], -1)
+
+
+def test_the_level_paint_warps_all_and_equalizes_what_is_unknown():
+    batch = batch_of((12, 10), count=16)
+    batch["known"] = tf.range(16) % 2 == 0
+    plain = augmentation.augment(batch, (7, 3), "paint")
+    found = augmentation.augment(batch, (7, 3), "paint", equalized=True)
+    np.testing.assert_array_equal(found["label_map"], plain["label_map"])
+    same = [np.allclose(a, b) for a, b in zip(found["image"], plain["image"], strict=True)]
+    np.testing.assert_array_equal(same, batch["known"])
+    assert not found["known"].numpy().any()
+    warped = (plain["label_map"].numpy() != batch["label_map"].numpy()).any(axis=(1, 2))
+    assert warped.all()
+    assert (plain["label_map"].numpy() == 255).any()
+    with pytest.raises(ValueError, match="no real image"):
+        augmentation.augment({**batch, "real": batch["image"]}, (7, 3), "paint")

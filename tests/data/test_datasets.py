@@ -501,3 +501,17 @@ def test_no_training_case(shards, tmp_path):
     dataclasses.replace(manifest, shards=kept).save(folder)
     with pytest.raises(CodedError, match=r"KUG-D14 .*found no case of the split train"):
         datasets.load(folder)
+
+
+def test_painted_images_are_of_labelled_single_slices(shards):
+    options = dataclasses.replace(OPTIONS, augment="paint", labelled_fraction=1.0)
+    (first, *_) = load(shards, 2, options)
+    (plain, *_) = load(shards, 2, dataclasses.replace(options, augment="none"))
+    # Nobody can tell a painted image's modality.
+    assert not first["known"].any()
+    assert plain["known"].any()
+    assert np.abs(first["image"] - plain["image"]).mean() > 0.1
+    with pytest.raises(CodedError, match=r"KUG-T02 train.augment: found paint with a translating"):
+        load(shards, 1, options, translating=True)
+    with pytest.raises(CodedError, match=r"KUG-T02 train.augment: found paint with train.slices 3"):
+        load(shards, 1, options, slices=3)

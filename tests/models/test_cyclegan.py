@@ -17,7 +17,7 @@ from checks import (
 )
 
 from keras_unigan.models import CycleGAN
-from keras_unigan.models.cyclegan import ImagePool
+from keras_unigan.models.pairs import ImagePool
 from keras_unigan.networks import PairTranslator, PatchDiscriminator
 
 THREE = ("ct", "t1", "t2")

@@ -27,6 +27,13 @@ TINY = {
     "ResNetTranslator": {"filters": 4, "blocks": 1},
     "PatchDiscriminator": {"filters": 4},
     "PairTranslator": {"filters": 4, "blocks": 1},
+    "PlannedUNet": {"filters": 4, "strides": ((2, 2),) * 2},
+    "SynSegNetwork": {"filters": 4, "blocks": 1},
+    "SIFANetwork": {"filters": 2},
+    "SIFADiscriminator": {"filters": 4, "scores": 2},
+    "CompactDilatedNet": {"filters": 2},
+    "PairGenerator": {"filters": 4, "patch_size": (16, 16), "strides": ((2, 2),) * 2},
+    "PairDiscriminator": {"filters": 4, "patch_size": (16, 16), "strides": ((2, 2),) * 2},
 }
 # Put together from the same parts, so that half precision of one is that of all.
 FAMILY = (
@@ -48,6 +55,9 @@ SOLID = {
     "StarGANGenerator": {"filters": 4, "blocks": 1},
     "StarGANDiscriminator": {"filters": 4, "layers": 2, "patch_size": (16,) * 3},
     "UnifiedGenerator": {"filters": 4, "strides": ((2, 2, 1), (2, 2, 2))},
+    "PlannedUNet": {"filters": 4, "strides": ((2, 2, 1), (2, 2, 2))},
+    "PairGenerator": {"filters": 4, "patch_size": (16,) * 3, "strides": ((2, 2, 1),)},
+    "PairDiscriminator": {"filters": 4, "patch_size": (16,) * 3, "strides": ((2, 2, 1),)},
 }
 FEATURES = ("SegANCritic", "SegANISICCritic")  # their outputs are maps within, not results
 
@@ -74,7 +84,8 @@ def test_forward_and_backward(policy, name, spatial_dims):
     arguments = TINY[name] if spatial_dims == 2 else {**SOLID[name], "spatial_dims": 3}
     network = NETWORKS[name](**arguments)
     side = 40 if "ISIC" in name else 16
-    inputs = feed(network, (2, *[side] * spatial_dims, network.inputs[0].shape[-1]))
+    sides = [side] * (len(network.inputs[0].shape) - 2)
+    inputs = feed(network, (2, *sides, network.inputs[0].shape[-1]))
     with tf.GradientTape() as tape:
         found = keras.tree.flatten(network(inputs, training=True))
         loss = sum(tf.reduce_mean(tf.cast(f, "float32") ** 2) for f in found)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from commands import unigan
 
-from keras_unigan import config, export, inference
+from keras_unigan import config, export, inference, prediction
 from keras_unigan.data import nifti, phantoms
 from keras_unigan.errors import CodedError
 from keras_unigan.networks import UNet
@@ -85,7 +85,7 @@ def test_label_maps_are_those_of_local_inference(house, predicted, tmp_path):
         for code in ("qform_code", "sform_code"):
             assert int(written.header[code]) == int(source.header[code])
         local = tmp_path / f"{case.id}.nii.gz"
-        inference.predict(predictor, study.path(case.image), case.modality, local)
+        prediction.predict(predictor, study.path(case.image), case.modality, local)
         local = np.asarray(nibabel.load(local).dataobj)
         # The same arithmetic in another graph: ties may break otherwise.
         assert np.mean(local != np.asarray(written.dataobj)) < 1e-3
@@ -122,6 +122,38 @@ def test_two_processes_write_the_same_bytes(house, predicted, tmp_path):
     beam = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
     predict.run(arguments(house, tmp_path / "out", *beam))
     assert label_maps(tmp_path / "out") == label_maps(predicted[0])
+
+
+DASK = """
+import sys
+from dask.distributed import LocalCluster
+from keras_unigan.pipelines import predict
+
+if __name__ == "__main__":
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+    ) as cluster:
+        address = f"--dask_client_address={cluster.scheduler_address}"
+        predict.run([*sys.argv[1:], "--runner=DaskRunner", address])
+"""
+
+
+@pytest.mark.slow
+def test_two_dask_workers_write_the_same_bytes(house, predicted, tmp_path):
+    pytest.importorskip("distributed")
+    script = tmp_path / "on_dask.py"
+    script.write_text(DASK)
+    command = [sys.executable, str(script), *arguments(house, tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert label_maps(tmp_path / "out") == label_maps(predicted[0])
+
+
+def test_a_runner_that_loses_scans_is_told_on(house, tmp_path, monkeypatch):
+    take = predict.sources.take
+    monkeypatch.setattr(predict.sources, "take", lambda path: take(path)[1:])
+    with pytest.raises(CodedError, match=r"KUG-E05 .*: found results of 1 of 2 scans"):
+        predict.run(arguments(house, tmp_path / "out", "--limit", "2"))
 
 
 def test_run_folder_and_served_model_answer_alike(house, predicted, tmp_path):

@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from keras_unigan import config, export, inference
+from keras_unigan import config, export, prediction
 from keras_unigan.errors import CodedError
 from keras_unigan.networks import UNet
 from keras_unigan.serving import wire
@@ -74,7 +74,7 @@ def test_predict_answers_arrays(toy):
 def test_segment_equals_local_inference(client, exported, modality, via):
     network, plan, _, _ = exported
     image = scan()
-    local = inference.predict((network, plan), image, modality)
+    local = prediction.predict((network, plan), image, modality)
     steps = []
     served = client.segment(image, modality, via=via, progress=lambda *s: steps.append(s))
     assert len(np.unique(local.get_fdata())) > 1
@@ -100,7 +100,7 @@ def test_volumes_of_regions_are_segmented_in_3d(exported, tmp_path):
     export.export(network, plan, tmp_path / "m" / "1")
     with Server(tmp_path / "m") as running, Client(running.grpc_addr, "m") as client:
         found = client.segment(scan(), "t1", batch_size=3).get_fdata()
-    local = inference.predict((network, plan), scan(), "t1").get_fdata()
+    local = prediction.predict((network, plan), scan(), "t1").get_fdata()
     assert set(np.unique(local)) == {0, 1, 2}
     np.testing.assert_array_equal(found, local)
 
@@ -278,6 +278,6 @@ def test_one_scan_is_segmented_by_one_version(exported, tmp_path, monkeypatch):
     assert asked[3] == ("describe", 2)
     assert len(asked) > 6
     assert set(asked[4:]) == {("segment", 2)}
-    local = inference.predict((network, plan), scan(), "ct")
+    local = prediction.predict((network, plan), scan(), "ct")
     np.testing.assert_array_equal(found.get_fdata(), local.get_fdata())
     assert b"version 2 of unigan" in bytes(found.header["descrip"].item())

@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from keras_unigan import inference, translation
+from keras_unigan import prediction, translation
 from keras_unigan.data import nifti
 from keras_unigan.errors import CodedError
 from keras_unigan.serving import client as client_module
@@ -93,7 +93,7 @@ def test_a_scaled_file_travels_as_what_it_means(client, sent, tmp_path, exported
     assert nib.load(tmp_path / "ct.nii.gz").dataobj.inter == -1024
     found = client.segment(tmp_path / "ct.nii.gz", "ct")
     assert sent[-1][1] < 2 * noise().size + 600
-    local = inference.predict(exported[:2], tmp_path / "ct.nii.gz", "ct")
+    local = prediction.predict(exported[:2], tmp_path / "ct.nii.gz", "ct")
     np.testing.assert_array_equal(found.get_fdata(), local.get_fdata())
 
 
@@ -121,7 +121,7 @@ def test_files_that_the_signature_would_refuse_are_written_anew(
         source = scan(source / 7.0)
     written = client.segment(source, "t1", output)
     assert sent[-1][0] == "segment_nifti"
-    inference.predict(exported[:2], source, "t1", tmp_path / f"local_{output.name}")
+    prediction.predict(exported[:2], source, "t1", tmp_path / f"local_{output.name}")
     if kind == "picture":
         from PIL import Image
 
@@ -178,7 +178,7 @@ def test_batches_stay_below_the_cap_and_come_together_exactly(server):
 
 def test_windows_of_a_scan_keep_below_the_cap_and_change_nothing(unigan, exported):
     image = scan(noise((60, 50, 2)))
-    wanted = inference.predict(exported[:2], image, "ct").get_fdata()
+    wanted = prediction.predict(exported[:2], image, "ct").get_fdata()
     # The answer, three classes, is three times as large as what is sent.
     cap = 4096 + 2 * 3 * 4 * 16 * 16
     with Client(unigan.grpc_addr, "unigan", max_message_bytes=cap) as client:

@@ -49,7 +49,9 @@ def kill_at(process, run, step, delay=0.0):
 def rows(run):
     """Rows of the history without the seconds."""
     with (run / "history.csv").open(newline="") as file:
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+        return [
+            {k: v for k, v in row.items() if "seconds" not in k} for row in csv.DictReader(file)
+        ]
 
 
 def arrays(path):

@@ -28,8 +28,10 @@ LEVELS = {
     "light": ("flip", "intensity", "gamma", "noise"),
     "standard": tuple(AUGMENTATIONS),
     "contrast": tuple(AUGMENTATIONS),
+    "paint": tuple(AUGMENTATIONS),
 }
-"""Level -> what it applies; "contrast" randomises contrasts after the warp."""
+"""Level -> what it applies; after the warp "contrast" randomises contrasts, and "paint" replaces
+every image by one that is painted from its label map."""
 
 # Samples of random contrast get more of what else differs between scanners.
 STRONGER = {
@@ -64,17 +66,20 @@ def augment(
         contrast_fraction: Share of the samples that "contrast" gives a random contrast: those of
             `contrasted` with this seed.
         spacing: Voxel size of each axis, so that rotations are rotations in mm.
-        equalized: Whether samples of random contrast are equalized.
+        equalized: Whether samples of random contrast are equalized; under "paint", those that are
+            not `known`.
         painted: Share of those that are painted; see `contrast.random_contrast`.
 
     Returns:
         The same dict with all of them changed.
 
     Raises:
-        ValueError: For an unknown level.
+        ValueError: For an unknown level, or a `real` image beside one that is painted.
     """
     if level not in LEVELS:
         raise ValueError(f"Expected level in {list(LEVELS)}, got {level!r}.")
+    if level == "paint" and "real" in batch:
+        raise ValueError('Expected no real image under the level "paint".')
     changed, real = None, {}
     if "real" in batch:
         # The same seed draws the same changes.
@@ -82,13 +87,17 @@ def augment(
         real = {"real": augment({"image": batch["real"]}, seed, plain, spacing=spacing)["image"]}
     if level == "contrast":
         changed = contrasted(seed, tf.shape(batch["image"])[0], contrast_fraction)
+    elif level == "paint":
+        changed = tf.fill([tf.shape(batch["image"])[0]], True)
     for name in LEVELS[level]:
         options = {}
         if name == "warp":
-            options = {"spacing": spacing}
+            options = {"spacing": spacing} | ({"shares": (1.0, 1.0)} if level == "paint" else {})
         elif changed is not None and name in STRONGER:
             options = {k: tf.where(changed, *pair) for k, pair in STRONGER[name].items()}
         batch = AUGMENTATIONS[name](batch, seed, **options)
-        if name == "warp" and changed is not None:
+        if name == "warp" and level == "paint":
+            batch = contrast.paint_all(batch, seed, equalized)
+        elif name == "warp" and changed is not None:
             batch = contrast.random_contrast(batch, seed, changed, equalized, painted)
     return {**batch, **real}

@@ -5,6 +5,10 @@ and not monotonically; they need no labels. Painting gives each labelled class a
 (Billot et al. 2023, SynthSeg, doi:10.1016/j.media.2023.102789); what nobody labelled, and the
 background class (skull, other organs), follows a curve, so that it keeps its texture. The darkest
 intensities stay dark: outside is background in every modality.
+
+`painted_image` paints all of an image, so that nothing of its intensities is left (the level
+"paint"). Like SynthSeg, where label maps show some structures only, it makes further classes of
+the rest by clusters of intensity.
 """
 
 import tensorflow as tf
@@ -25,6 +29,9 @@ FADE = 0.1
 
 EDGE = 0.02
 """Intensities up to that far above -1 are what a warp leaves of the background's border."""
+
+PARTS = 4
+"""Classes that `painted_image` makes of the tissue that nobody labelled."""
 
 PAINTED = 0.5
 """Share of the changed samples that are painted rather than remapped."""
@@ -63,6 +70,24 @@ def apply_curves(image, curves):
     return tf.reshape(low + (place - below) * (high - low), tf.shape(image))
 
 
+def _gaussians(shape, index, seed):
+    """Noise of a shape, with one Gaussian a sample and entry of `index`: float32 in [-1, 1]."""
+    count, entries = shape[0], IGNORE + 1 + PARTS
+    mean, sd = (
+        tf.random.stateless_uniform([count, entries], geometry.sub_seed(seed, number), *limits)
+        for number, limits in ((105, MEANS), (106, SDS))
+    )
+    normal = tf.random.stateless_normal(shape, geometry.sub_seed(seed, 107))
+    mean, sd = (tf.gather(table, index, batch_dims=1)[..., None] for table in (mean, sd))
+    return tf.clip_by_value((mean + sd * normal) / 127.5 - 1, -1.0, 1.0)
+
+
+def _labelled(label_map):
+    """Class indices, int32, and where they are those of a class that somebody labelled."""
+    index = tf.cast(label_map, tf.int32)
+    return index, tf.logical_and(index > 0, index != IGNORE)
+
+
 def paint(image, label_map, seed):
     """Gives each labelled class one Gaussian a sample; leaves class 0 and 255 as they are.
 
@@ -74,16 +99,52 @@ def paint(image, label_map, seed):
     Returns:
         Image of the same shape in [-1, 1].
     """
-    count, index = tf.shape(image)[0], tf.cast(label_map, tf.int32)
-    mean, sd = (
-        tf.random.stateless_uniform([count, IGNORE + 1], geometry.sub_seed(seed, number), *limits)
-        for number, limits in ((105, MEANS), (106, SDS))
-    )
-    normal = tf.random.stateless_normal(tf.shape(image), geometry.sub_seed(seed, 107))
-    mean, sd = (tf.gather(table, index, batch_dims=1)[..., None] for table in (mean, sd))
-    painted = tf.clip_by_value((mean + sd * normal) / 127.5 - 1, -1.0, 1.0)
-    labelled = tf.logical_and(index > 0, index != IGNORE)[..., None]
-    return tf.where(labelled, painted, image)
+    index, labelled = _labelled(label_map)
+    return tf.where(labelled[..., None], _gaussians(tf.shape(image), index, seed), image)
+
+
+def painted_image(image, label_map, seed):
+    """An image made of a label map: one Gaussian for each class, then a random gamma.
+
+    What is neither labelled nor background is cut into `PARTS` classes by the rank of its
+    intensity, which is all that is used of the image.
+
+    Args:
+        image: float32 `(batch, *spatial, channels)`, background -1.
+        label_map: `(batch, *spatial)`.
+        seed: Integers (2,).
+
+    Returns:
+        Image of the same shape in [-1, 1].
+    """
+    index, labelled = _labelled(label_map)
+    rank = (tf.reduce_mean(equalize(image), axis=-1) + 1) / 2
+    part = tf.cast(tf.minimum(tf.floor(rank * PARTS), PARTS - 1), tf.int32)
+    index = tf.where(labelled, index, IGNORE + 1 + part)
+    made = (_gaussians(tf.shape(image), index, seed) + 1) / 2
+    shape = [tf.shape(image)[0], *[1] * (image.shape.rank - 1)]
+    power = tf.random.stateless_normal(shape, geometry.sub_seed(seed, 108), stddev=GAMMA_SD)
+    made = 2 * made ** tf.exp(power) - 1
+    outside = tf.reduce_max(image, axis=-1, keepdims=True) <= EDGE - 1
+    outside = tf.logical_and(outside, tf.logical_not(labelled[..., None]))
+    return tf.ensure_shape(tf.where(outside, -1.0, made), image.shape)
+
+
+def paint_all(batch, seed, equalized=False):
+    """Paints every sample of a batch (`painted_image`), which is then `known` no more.
+
+    Args:
+        batch: Dict with `image` and `label_map`, and perhaps `known`.
+        seed: Integers (2,).
+        equalized: Whether the samples that are not `known` are then equalized, as images of
+            unknown modality are in prediction.
+    """
+    made = painted_image(batch["image"], batch["label_map"], seed)
+    if equalized and "known" in batch:
+        known = tf.reshape(tf.cast(batch["known"], tf.bool), [-1, *[1] * (made.shape.rank - 1)])
+        made = tf.where(known, made, equalize(made))
+    known = {"known": tf.zeros_like(batch["known"])} if "known" in batch else {}
+    return {**batch, **known, "image": made}
 
 
 def contrasted(seed, count, fraction):

@@ -322,9 +322,16 @@ def random_elastic(image, seed, sd=ELASTIC_SD, distance=ELASTIC_SPACING, share=1
     return field * random / tf.constant(coarse, tf.float32)
 
 
-def random_warp(batch, seed, spacing=None):
-    """Affine and elastic change together, so that the image is interpolated once."""
+def random_warp(batch, seed, spacing=None, shares=(AFFINE_SHARE, ELASTIC_SHARE)):
+    """Affine and elastic change together, so that the image is interpolated once.
+
+    Args:
+        batch: Dict with `image` and perhaps `label_map`.
+        seed: Integers (2,).
+        spacing: Voxel size of each axis; None is isotropic.
+        shares: Shares of the samples that are changed by the one and by the other.
+    """
     image = batch["image"]
-    coordinates = random_affine(image, seed, share=AFFINE_SHARE, spacing=spacing)
-    coordinates += random_elastic(image, seed, share=ELASTIC_SHARE, spacing=spacing)
+    coordinates = random_affine(image, seed, share=shares[0], spacing=spacing)
+    coordinates += random_elastic(image, seed, share=shares[1], spacing=spacing)
     return sample(batch, coordinates, -1.0)

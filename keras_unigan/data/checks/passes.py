@@ -8,7 +8,7 @@ counts.
 import collections
 import os
 
-from keras_unigan.config import ALL_CHANNELS
+from keras_unigan.config import ALL_CHANNELS, SPLITS, synthetic_error
 from keras_unigan.data import nifti, preprocessing, volumes
 from keras_unigan.data.checks import (
     drafts,
@@ -93,6 +93,9 @@ class _Pass:
         except CodedError as error:
             self.found.append(entry.of_error(error, "image"))
             return
+        if volume.synthetic and entry.case.split in SPLITS[1:]:
+            error = synthetic_error(entry.name, entry.case.split)
+            self.found.append(entry.of_error(error, "image"))
         self.found += voxels.image_findings(entry, volume.array)
         if label is not None:
             self.found += geometry.pair_findings(entry, volume, label)

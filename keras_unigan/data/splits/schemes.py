@@ -53,9 +53,19 @@ def assign(study, scheme, classes=None, together=(), fold=None):
 
     Raises:
         CodedError: KUG-T02 for more folds than groups of subjects, a fold that is not there, or
-            sites that do not allow the scheme.
+            sites that do not allow the scheme; KUG-D37 for a study with synthetic images.
     """
     classes = classes or {}
+    made = next((case.id for case in study.cases if case.synthetic), None)
+    if made is not None:
+        raise CodedError(
+            "KUG-D37",
+            made,
+            "a synthetic image in a study that is to be split",
+            "scans alone",
+            "It was made of training subjects, and would leak them into another split.",
+            "split the scans first, then unigan synthesize from a run that was trained on them",
+        )
     groups = units.linked(study, together)
     found = units.units_of(study.cases, groups, classes)
     sites = _sites(study) if scheme.leave_one_site_out else ()

@@ -1,0 +1,138 @@
+"""One run of the bench, in a process of its own: `python -m keras_unigan.bench.one TASK ROW`.
+
+Its own process, so that its memory is its own, and a system that fails takes nothing with it.
+"""
+
+import dataclasses
+import json
+import math
+import resource
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from keras_unigan.config import Experiment, TrainOptions, finite, from_dict, write_json
+from keras_unigan.errors import CodedError
+
+SCORES = ("dice", "hd95", "assd")
+
+
+def row_of(task):
+    """Trains and scores one run; returns its row.
+
+    Args:
+        task: Dict of `experiment` (as `config.Experiment`), `study`, `split`.
+
+    Returns:
+        Dict; of a system that refuses the study, `refused` says why.
+    """
+    # A run that was interrupted goes on; one that is done is only scored again.
+    experiment = from_dict(Experiment, task["experiment"], "experiment")
+    row = {"system": experiment.model, "seed": experiment.seed, "steps": experiment.steps}
+    try:
+        return row | measured(experiment, task["study"], task["split"])
+    except CodedError as error:
+        return row | {"refused": str(error)}
+
+
+def measured(experiment, study, split):
+    """What a row holds beside what was asked for."""
+    from keras_unigan import evaluation, inference, training
+    from keras_unigan.networks import counting
+
+    folder = Path(experiment.output)
+    started = time.perf_counter()
+    if not _finished(folder):
+        resume = (folder / "checkpoints" / "state.json").is_file()
+        training.run(experiment, resume=resume, overwrite=not resume, quiet=True)
+    seconds = time.perf_counter() - started
+    scores = evaluation.evaluate_run(folder, study, split)
+    network, plan = training.load_run(folder)
+    history = (folder / "history.csv").read_text().splitlines()
+    names = history[0].split(",")
+    steps = [float(line.split(",")[names.index("step_seconds")]) for line in history[1:]]
+    return {
+        "parameters": sum(math.prod(variable.shape) for variable in network.trainable_variables),
+        "macs": counting.network_macs(
+            network, plan.configuration(experiment.spatial_dims).patch_size
+        ),
+        # Of the fastest epoch: other work on the machine only ever makes one slower.
+        "step_seconds": min(steps),
+        "train_seconds": seconds,
+        "inference_seconds": _inference(inference.Predictor(network, plan), study, split),
+        # Kibibytes on Linux, bytes on macOS.
+        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        / (2**30 if sys.platform == "darwin" else 2**20),
+        "val_dice": _best(history, names),
+        "macro_dice": scores["macro_dice"],
+        "modalities": _of_modalities(scores),
+        "undefined": scores["undefined"],
+        "failed": scores["failed"],
+        "run": str(folder),
+    }
+
+
+def _finished(folder):
+    """Whether the run in a folder has used up its budget."""
+    path = folder / "run.json"
+    if not path.is_file():
+        return False
+    sessions = [e for e in json.loads(path.read_text()) if e["command"] == "train"]
+    return bool(sessions) and sessions[-1]["status"] == "finished"
+
+
+def _best(history, names):
+    if "val_dice" not in names:
+        return None
+    place = names.index("val_dice")
+    values = [line.split(",")[place] for line in history[1:]]
+    return max((float(value) for value in values if value), default=None)
+
+
+def _of_modalities(scores):
+    """Modality -> mean of each score over its names."""
+    found = {}
+    for row in scores["table"]:
+        found.setdefault(row["modality"], []).append(row)
+    return {
+        modality: {score: _mean([row[f"{score}_mean"] for row in rows]) for score in SCORES}
+        for modality, rows in found.items()
+    }
+
+
+def _mean(values):
+    kept = [value for value in values if value is not None and value == value]
+    return statistics.fmean(kept) if kept else None
+
+
+def _inference(predictor, path, split):
+    """Median seconds of one scan, its graph being built; of at most five scans."""
+    from keras_unigan import prediction
+    from keras_unigan.config import Study
+
+    study = Study.load(path)
+    cases = [case for case in study.cases if case.split == split][:5]
+    seconds = []
+    for case in [*cases[:1], *cases]:
+        started = time.perf_counter()
+        prediction.predict(predictor, study.path(case.image), case.modality)
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds[1:])
+
+
+def main(arguments=None):
+    """Runs a task and writes its row."""
+    task, row = sys.argv[1:] if arguments is None else arguments
+    found = row_of(json.loads(Path(task).read_text()))
+    write_json(row, finite(found))
+
+
+def experiment_dict(**fields):
+    """JSON of an `Experiment`, its training options given as a dictionary."""
+    train = TrainOptions(**fields.pop("train", {}))
+    return dataclasses.asdict(Experiment(train=train, **fields))
+
+
+if __name__ == "__main__":
+    main()
