@@ -1,8 +1,8 @@
 """Is a scan of a kind that the run was trained on: the alarm for unknown modalities.
 
 What is looked at are statistics of the normalised image and of each level of the discriminator that
-carries the domain head, down to the domain logits. (The logits alone do not raise an alarm: a head
-that tells T1 from CT is as sure of an image that is neither.) Of each level the Mahalanobis
+carries the domain head, down to the domain logits. (The logits alone do not do it: a head that
+tells T1 from CT may be surer of another organ than of what it was trained on.) Of each level the Mahalanobis
 distance to the training volumes of the modality is taken, in units of what a training volume has
 from the others; the level that is furthest off is the score. Scans of unknown modality are compared
 with every modality, each normalised as it; the nearest one counts.

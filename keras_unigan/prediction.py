@@ -39,7 +39,8 @@ class Segmentation:
     Attributes:
         label_map: uint8 file values on the scan's native grid.
         masks: Of each scored name, Boolean `(names, x, y, z)` on the RAS+ grid.
-        probabilities: Their mean over views and runs, float32 `(x, y, z, outputs)`, RAS+.
+        probabilities: Mean over the views of each run, then over runs, float32
+            `(x, y, z, outputs)`, RAS+.
         uncertainty: Entropy of that mean (`uncertainty.entropy`), RAS+; None where not asked for.
         disagreement: Part of it that is there because views or runs differ; None where not asked
             for, or where there is one view only.
@@ -169,6 +170,7 @@ class Ensemble:
         modality, labels = inference.check_modality(self.plan, modality), self.plan.labels
         volumes.check_channels(volume, self.plan.channels, where)
         total, sure, count, grids = None, None, 0, {}
+        runs = len(self.predictors)
 
         def prepared(plan):
             grid = plan.spacing, plan.nearest_axis
@@ -178,28 +180,28 @@ class Ensemble:
 
         reading = self.alarm and self.alarm.read(prepared(self.alarm.plan), modality)
         for number, predictor in enumerate(self.predictors):
-            for view in self.views(number, modality):
+            views = self.views(number, modality)
+            # Runs count alike, however many views each has.
+            share, count = np.float32(1 / (len(views) * runs)), count + len(views)
+            for view in views:
                 settings = view, modality, predictor.spatial_dims, batch_size, progress
                 found = inference.infer(prepared(predictor.plan), predictor.plan, *settings)
                 if uncertain:
-                    own = uncertainty.entropy(found, labels.overlapping)
+                    own = share * uncertainty.entropy(found, labels.overlapping)
                     sure = own if sure is None else sure + own
+                found *= share
                 total = found if total is None else np.add(total, found, out=total)
-                count += 1
-        probabilities = total / np.float32(count) if count > 1 else total
-        masks = postprocessing.predicted_masks(probabilities, labels)
+        masks = postprocessing.predicted_masks(total, labels)
         if self.postprocessing:
             spacing = nifti.to_ras(volume).spacing
             masks = self.postprocessing.apply(masks, labels.foreground, spacing)
         label_map = nifti.from_ras(postprocessing.paint(masks, labels), volume)
         if not uncertain:
-            return Segmentation(label_map, masks, probabilities, reading=reading)
-        differ = uncertainty.disagreement(
-            probabilities, sure / np.float32(count), labels.overlapping
-        )
-        entropy = uncertainty.entropy(probabilities, labels.overlapping)
+            return Segmentation(label_map, masks, total, reading=reading)
+        differ = uncertainty.disagreement(total, sure, labels.overlapping)
+        entropy = uncertainty.entropy(total, labels.overlapping)
         maps = entropy, differ if count > 1 else None
-        return Segmentation(label_map, masks, probabilities, *maps, reading)
+        return Segmentation(label_map, masks, total, *maps, reading)
 
 
 def _shown(value):

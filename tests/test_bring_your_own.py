@@ -16,7 +16,7 @@ import keras_unigan as ku
 from keras_unigan import export
 from keras_unigan.errors import CodedError
 from keras_unigan.networks import SplitGenerator, StarGANGenerator, UNet, WrappedSegmentor
-from keras_unigan.networks.own import OnGrid
+from keras_unigan.networks.own import Joined, OnGrid, Tiles
 from keras_unigan.systems import SYSTEMS
 from keras_unigan.training.bringing import place_of_segmentor
 
@@ -91,6 +91,27 @@ def deeplab(classes):
         image_shape=(None, None, 1),
     )
     return keras_hub.models.DeepLabV3ImageSegmenter(backbone, classes)
+
+
+def segformer(classes):
+    """SegFormer of KerasHub, which is built for one image size."""
+    if importlib.util.find_spec("keras_hub") is None:
+        pytest.skip('keras-hub is not installed: pip install "keras-unigan[hub]"')
+    import keras_hub
+
+    encoder = keras_hub.models.MiTBackbone(
+        layerwise_depths=[1] * 4,
+        num_layers=4,
+        image_shape=(32, 32, 1),
+        layerwise_num_heads=[1] * 4,
+        layerwise_sr_ratios=[8, 4, 2, 1],
+        max_drop_path_rate=0.1,
+        layerwise_patch_sizes=[7, 3, 3, 3],
+        layerwise_strides=[4, 2, 2, 2],
+        hidden_dims=[8, 16, 24, 32],
+    )
+    backbone = keras_hub.models.SegFormerBackbone(encoder, 8)
+    return keras_hub.models.SegFormerImageSegmenter(backbone, classes)
 
 
 NETWORKS = {"functional": functional, "subclass": Coarse, "hub": deeplab}
@@ -197,7 +218,6 @@ def test_critics_are_as_wide_as_beside_the_own_segmentor():
         (lambda: functional(3, channels=2), "channels|shape"),
         (lambda: functional(3, activation="softmax"), "ends in logits, got softmax"),
         (lambda: functional(3, dims=3), "2 spatial axes"),
-        (lambda: keras.Sequential([keras.Input((16, 16, 1)), keras.layers.Conv2D(3, 1)]), "any si"),
         (lambda: keras.Model(*(lambda i: (i, [i, i]))(keras.Input((None, None, 1)))), "one output"),
         (lambda: Unregistered(3), "cannot make another Unregistered: import it, and decorate"),
     ],
@@ -239,6 +259,51 @@ def test_on_grid_in_3d_is_exact_on_a_ramp():
     found = OnGrid()([ramp.astype("float32"), np.zeros((1, 8, 4, 2, 1), "float32")])
     expected = [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3]
     np.testing.assert_allclose(found[0, :, 0, 0, 0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("sides", "tile", "count"),
+    [((10, 13), (4, 6), 9), ((8, 12), (4, 6), 4), ((3, 5), (4, 6), 1), ((9, 4, 5), (4, 4, 2), 9)],
+)
+def test_tiles_are_put_together_again(sides, tile, count):
+    image = random((2, *sides, 3))
+    free = tf.TensorSpec((None,) * (len(sides) + 1) + (3,))
+    traced = tf.function(lambda x: Joined(tile)([Tiles(tile)(x), x]), input_signature=[free])
+    tiles = Tiles(tile)(image)
+    assert tiles.shape == (2 * count, *tile, 3)
+    cut = tuple(slice(0, min(t, n)) for t, n in zip(tile, sides, strict=True))
+    np.testing.assert_array_equal(tiles[0][cut], image[0][cut])
+    if any(n % t for t, n in zip(tile, sides, strict=True)):
+        np.testing.assert_array_equal(tiles[-1][(-1,) * len(tile)], -1)
+    np.testing.assert_array_equal(Joined(tile)([tiles, image]), image)
+    np.testing.assert_array_equal(traced(image), image)
+
+
+def test_a_network_of_one_size_sees_tiles():
+    a_plan = thin_plan()
+    image = keras.Input((16, 16, 1))
+    place = keras.layers.Dense(16 * 16 * 3)(keras.layers.Flatten()(image))
+    network = keras.Model(image, keras.layers.Reshape((16, 16, 3))(place))
+    model = ku.build_model("joint", a_plan, segmentor=network)
+    assert model.segmentor.tile == (16, 16)
+    found = model.segmentor(random((1, 20, 32, 1)))
+    np.testing.assert_allclose(
+        found[:, :16, 16:], network(random((1, 20, 32, 1))[:, :16, 16:]), atol=1e-5
+    )
+    assert ku.predict(model, random((20, 18, 3)) * 100, modality="ct").shape == (20, 18, 3)
+    with pytest.raises(ValueError, match=r"the tile that the network was built for, \(16, 16\)"):
+        WrappedSegmentor(network, tile=(8, 8))
+
+
+def test_a_network_that_resizes_to_no_known_size_sees_tiles():
+    # Keras 3.13 and later trace no such resizing (keras-team/keras#22079).
+    image = keras.Input((None, None, 1))
+    x = keras.layers.Conv2D(3, 3, strides=2, padding="same")(image)
+    network = keras.Model(image, keras.layers.UpSampling2D(2, interpolation="bilinear")(x))
+    model = ku.build_model("joint", thin_plan(), segmentor=network, compile=False)
+    assert model.segmentor.tile == (16, 16)
+    free = ku.build_model("joint", thin_plan(), segmentor=functional(3), compile=False)
+    assert free.segmentor.tile is None
 
 
 def test_split_generator_keeps_both_parts_apart(tmp_path):
@@ -300,10 +365,11 @@ def test_a_game_and_its_network_are_saved_predict_and_export(tmp_path, kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("kind", [*NETWORKS, "segformer"])
 def test_export_writes_every_signature(tmp_path, kind):
     a_plan = thin_plan()
-    model = ku.build_model("joint", a_plan, segmentor=NETWORKS[kind](3))
+    network = segformer(3) if kind == "segformer" else NETWORKS[kind](3)
+    model = ku.build_model("joint", a_plan, segmentor=network)
     export.export(model.network, a_plan, tmp_path / "1")
     served = tf.saved_model.load(str(tmp_path / "1"))
     image = random((1, 32, 48, 1)) * 100

@@ -160,6 +160,13 @@ def test_models_json_is_the_registry(capsys):
 
     assert unigan("models", "--json") == 0
     assert set(json.loads(capsys.readouterr().out)) == set(SYSTEMS)
+    assert unigan("models") == 0
+    said = capsys.readouterr().out
+    for name, system in SYSTEMS.items():
+        assert f"\n{name}: {next(iter(system['networks']))} " in said
+        assert f"  {system['paper']}\n" in said
+    assert "\nsifa: segmentor SIFANetwork, discriminator_a SIFADiscriminator" in said
+    assert "  needs labels: of the first modality of game.pair" in said
 
 
 def test_client_without_a_server(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Label maps by several views and several runs, and what is written beside them."""
 
+import dataclasses
 import json
 import warnings
 
@@ -83,6 +84,27 @@ def test_mirroring_averages_what_a_network_says_of_flips():
     # Four views, each sure of its own: all of the doubt is disagreement.
     np.testing.assert_allclose(found.uncertainty, 1.0, atol=1e-5)
     np.testing.assert_allclose(found.disagreement, 1.0, atol=1e-5)
+
+
+def test_a_run_of_more_views_counts_no_more():
+    class Sure:
+        def __init__(self, organ, dims):
+            self.value, self.spatial_dims, self.plan = organ, dims, make_plan()
+            flat = self.plan.configurations["2d"]
+            deep = dataclasses.replace(flat, patch_size=(8, 8, 4), strides=((2, 2, 2),))
+            both = {"2d": flat, "3d": deep}
+            self.plan = dataclasses.replace(self.plan, configurations=both)
+
+        def __call__(self, patches, modality, statistics):
+            value = np.float32([1 - self.value, self.value])
+            return np.broadcast_to(value, (*patches.shape[:-1], 2)).copy()
+
+    ensemble = prediction.Ensemble([Sure(0.2, 2), Sure(0.8, 3)], "mirror")
+    assert [len(ensemble.views(n, "ct")) for n in (0, 1)] == [4, 8]
+    found = ensemble.segment_volume(scan(), "ct", uncertain=True)
+    np.testing.assert_allclose(found.probabilities, 0.5, atol=1e-6)
+    expected = 1 - uncertainty.entropy(np.array([0.2, 0.8]))
+    np.testing.assert_allclose(found.disagreement, expected, atol=1e-5)
 
 
 def test_runs_of_other_grids_are_averaged_on_the_scans_own():

@@ -426,8 +426,10 @@ def test_warnings_name_what_lessens_the_scores(full_run, tmp_path, capsys):
     fact = {"cases": 12, "mean": 1.0, "sd": 1.0, "low": 0.0, "high": 1.0, "voxels": {"organ": 0}}
     facts = {"modalities": {"ct": fact, "t1": {**fact, "cases": 2, "voxels": {"organ": 9}}}}
     config.write_json(shards / "fingerprint.json", facts)
-    found = {"findings": [{"level": "error", "code": "KUG-D06", "message": "NaN in s1"}]}
-    config.write_json(tmp_path / "check.json", {**found, "levels": {"error": 1}})
+    found = {"findings": [{"level": "error", "code": "KUG-D06", "case": "s1", "message": "NaN"}]}
+    config.write_json(
+        tmp_path / "check.json", {**found, "levels": {"error": 1}, "counts": {"KUG-D06": 1}}
+    )
     scores = config.read_json(run / "metrics.json")
     config.write_json(run / "metrics.json", {**scores, "labelled": 9, "split": "val"})
     assert unigan("report", run, "--check", tmp_path / "check.json") == 0
@@ -439,7 +441,7 @@ def test_warnings_name_what_lessens_the_scores(full_run, tmp_path, capsys):
         "Only the first 3 of 9 cases were scored.",
         "These are scores of the val split, which the training has seen.",
         "unigan check found 1 errors in the scans.",
-        "error: NaN in s1",
+        "unigan check: findings 1 (1 KUG-D06) error: KUG-D06 s1: NaN",
         "… (dead_letters.jsonl lists all)",
     ):
         assert text in words
@@ -459,6 +461,24 @@ def test_anatomy_of_translations_is_told_per_name(full_run):
     found = {"split": "test", "known_modality": True, "segmentor": None, "table": [table]}
     config.write_json(run / "translation.json", {**found, "macro": {}, "rows": rows})
     assert "ct t1 unigan organ 2 0.750 2 – 0 0.250 1" in read(report.write(run)).words()
+
+
+def test_what_was_measured_or_learned_after_the_training_stands_in_the_page(full_run):
+    run, _ = full_run
+    words = read(report.write(run)).words()
+    assert "Alignment of modalities" not in words
+    assert "learned on validation" not in words
+    scores = config.read_json(run / "metrics.json")
+    method = {"runs": ["a", "b"], "tta": "mirror", "postprocessing": [{"kind": "keep largest"}]}
+    config.write_json(run / "metrics.json", {**scores, "method": method})
+    config.write_json(run / "postprocessing.json", {"steps": [{"name": "organ", "least": 12}]})
+    found = {"probe": {"accuracy": 0.75}, "pca": {"points": [[0, 1]]}, "x": list(range(99))}
+    config.write_json(run / "alignment.json", found)
+    words = read(report.write(run)).words()
+    assert "Predicted by a, b; views of each window: mirror; post-processing: 1 steps." in words
+    assert "Post-processing, learned on validation cases steps name organ least 12" in words
+    assert "probe accuracy 0.75 x 99 items" in words
+    assert "points" not in words
 
 
 def many_cases(run, cases=500):

@@ -14,6 +14,7 @@ from commands import unigan
 
 from keras_unigan import config, evaluation, reproduction, training
 from keras_unigan.errors import CodedError
+from keras_unigan.postprocessing import LARGEST, Postprocessing, Step
 
 
 @keras.saving.register_keras_serializable(package="test_reproduction")
@@ -73,7 +74,9 @@ def scored(shards, tmp_path_factory):
     study = shards.parent / "study" / "study.json"
     options = evaluation.ScoreOptions(tolerance=3.0)
     evaluation.evaluate_run(folder, study, options=options, limit=1)
-    evaluation.evaluate_run(folder, study, "val", known_modality=False, limit=1)
+    steps = Postprocessing((Step(LARGEST),))
+    method = {"tta": "mirror", "postprocessing": steps}
+    evaluation.evaluate_run(folder, study, "val", known_modality=False, limit=1, **method)
     return folder
 
 
@@ -102,6 +105,11 @@ def test_the_same_run_has_the_same_scores(run, tmp_path, capsys):
     new = json.loads((tmp_path / "again" / "metrics.json").read_text())
     assert (new["options"]["tolerance"], new["macro_dice"]) == (3.0, old[0]["macro_dice"])
     assert new["macro_dice"] > 0
+    # What label maps were made with counts as a setting, also what validation had taught.
+    assert (old[0]["method"]["tta"], old[0]["method"]["postprocessing"]) == ("none", [])
+    other = json.loads((tmp_path / "again" / "metrics_unknown.json").read_text())["method"]
+    assert {**old[1]["method"], "runs": ["again"]} == other
+    assert (other["tta"], len(other["postprocessing"])) == ("mirror", 1)
 
 
 def test_another_run_is_found_out(run, tmp_path, monkeypatch, capsys):

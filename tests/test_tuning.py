@@ -11,6 +11,7 @@ from stub_runs import AFFINE, LABELS, SHAPE, write_run
 from keras_unigan import config, evaluation, prediction, tuning
 from keras_unigan.data import nifti
 from keras_unigan.errors import CodedError
+from keras_unigan.exporting import cards
 from keras_unigan.postprocessing import LARGEST, Step
 
 ORGAN = (slice(2, 7), slice(2, 6), slice(1, 3))
@@ -75,6 +76,12 @@ def test_validation_teaches_and_test_is_scored(tmp_path, capsys):
     dice = {new["case"]: (old["dice"], new["dice"]) for old, new in pairs}
     assert dice["e_ct"] == (pytest.approx(80 / 81), 1.0)
     assert dice["f_t1"] == (1.0, pytest.approx(80 / 84))
+    # An exported model does not do it, and its card says so.
+    (scores,) = cards.facts_of_run(run)["metrics"].values()
+    assert scores["not_in_model"] == ["post-processing"]
+    more = {"runs": ["a", "b"], "tta": "mirror", "postprocessing": []}
+    assert cards.beyond_model(more) == ["the mean of 2 runs", "the mean over views (mirror)"]
+    assert cards.beyond_model(before["method"]) == []
     # The run's own record says what was done, so that it can be done again.
     entries = json.loads((run / "run.json").read_text())
     assert [e["settings"]["method"]["postprocessing"] for e in entries] == [[], learned["steps"]]

@@ -1,11 +1,16 @@
 """The local viewer: what it serves and to whom, and a scan dropped on its page in a browser."""
 
 import base64
+import errno
 import gzip
 import io
 import json
+import os
 import pathlib
+import signal
 import socket
+import subprocess
+import sys
 
 import browsers
 import httpx
@@ -18,7 +23,7 @@ from PIL import Image
 from keras_unigan import config, viewing
 from keras_unigan.data import nifti, phantoms, volumes
 from keras_unigan.errors import CodedError
-from keras_unigan.viewing import app, gallery
+from keras_unigan.viewing import app, gallery, opening
 
 LABELS = config.Labels(classes={"organ": (3, 7), "lesion": (5,)})
 AFFINE = np.array([[-1.5, 0.2, 0, 40], [0.2, 1.5, 0, -30], [0, 0, 4, 10], [0, 0, 0, 1]])
@@ -135,10 +140,36 @@ def test_dropped_files_of_any_kind_become_scans(client, tmp_path):
     assert code(client.post("/api/scans?name=y.nii", content=b"no")) == (400, "KUG-D07")
 
 
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (OSError(errno.ENOSPC, "", "x"), "KUG-E04 x: found No space left on device"),
+        (ConnectionError("gone"), "Bug: ConnectionError: gone."),
+        (CodedError("KUG-S01", "server", "no answer", "one"), "KUG-S01 server: found no answer"),
+    ],
+)
+def test_what_goes_wrong_in_the_model_is_told(tmp_path, error, text):
+    def fail(source, modality, output, channel):
+        raise error
+
+    toy = gallery.Model("toy", "run", make_plan(), fail)
+    with (
+        viewing.Viewer(viewing.open_gallery([str(scan_file(tmp_path))], toy)) as viewer,
+        httpx.Client(base_url=viewer.origin, headers={app.TOKEN: viewer.token}) as asked,
+    ):
+        answer = asked.post("/api/scans/0/segment")
+    assert answer.status_code == 500
+    assert answer.json()["text"].startswith(text)
+
+
 def test_only_the_newest_dropped_files_are_kept_and_none_after_the_end(tmp_path):
     data = scan_file(tmp_path).read_bytes()
-    shown = gallery.Gallery()
-    numbers = [shown.drop("a.nii.gz", data) for _ in range(gallery.KEPT + 2)]
+    shown = gallery.Gallery(model=gallery.Model("toy", "run", make_plan(), by_threshold))
+    numbers = [shown.drop("a.nii.gz", data)]
+    shown.predict(numbers[0], "ct")
+    made = shown.prediction(numbers[0], "ct")
+    numbers += [shown.drop("a.nii.gz", data) for _ in range(gallery.KEPT + 1)]
+    assert not made.exists()
     kept = [pathlib.Path(shown[n].image) for n in numbers[2:]]
     assert all(path.is_file() for path in kept)
     with pytest.raises(CodedError, match=r"KUG-D01 scan 1: .*last 8 dropped"):
@@ -239,6 +270,27 @@ def test_what_the_command_line_names(study, model, tmp_path):
         shown.close()
 
 
+def test_what_counts_as_a_model_and_which_study_a_run_was_scored_on(study, tmp_path):
+    for name in ("run/network.keras", "several/ensemble.json", "models/3/saved_model.pb"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    found = [tmp_path / name for name in ("run", "several", "models")]
+    assert all(map(opening.is_model, found))
+    assert [opening.needs_serving(f) for f in found] == [False, False, True]
+    assert opening.is_model("host:8500/toy")
+    assert not any(map(opening.is_model, (study, tmp_path, "models/3", "s0_ct")))
+    assert opening.study_of_run(tmp_path / "run") is None
+    entries = [{"command": "train", "inputs": {"shards": "x"}}]
+    entries += [{"inputs": {"study": str(s)}} for s in (study, tmp_path / "gone.json")]
+    config.write_json(tmp_path / "run" / "run.json", entries)
+    assert opening.study_of_run(tmp_path / "run") == str(study)
+    with (
+        pytest.raises(CodedError, match=r"KUG-T04 .*no network.keras and no versions"),
+        viewing.open_model(str(tmp_path / "made")),
+    ):
+        pass
+
+
 def test_regions_have_the_colour_of_the_innermost():
     regions = config.Labels(regions={"whole": (1, 2, 3), "core": (2, 3), "enhancing": (3,)})
     names = {row["value"]: row["name"] for row in gallery.legend(regions)}
@@ -285,6 +337,28 @@ def test_command_line_says_where_the_page_is(tmp_path, capsys, monkeypatch):
     assert unigan("view", scan, "--no-browser") == 0
     assert "not a medical device" in capsys.readouterr().out
     assert len(opened) == 3
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_viewer_that_is_ended_leaves_no_scan_behind(tmp_path, name):
+    scan = scan_file(tmp_path)
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    command = [sys.executable, "-m", "keras_unigan", "view", str(scan), "--no-browser", "--json"]
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        lines = iter(process.stdout.readline, "}\n")
+        url = next(line for line in lines if '"url"' in line).split('"')[3]
+        origin, _, token = url.partition("/#")
+        headers = {app.TOKEN: token}
+        answer = httpx.post(
+            f"{origin}/api/scans?name=a.nii.gz", content=scan.read_bytes(), headers=headers
+        )
+        assert answer.status_code == 200
+        assert len(list(folder.glob("unigan_view_*/1/scan.nii.gz"))) == 1
+        process.send_signal(getattr(signal, name))
+        assert process.wait(60) == 0
+    assert list(folder.glob("unigan_view_*")) == []
 
 
 @pytest.fixture(scope="module")

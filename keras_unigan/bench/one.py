@@ -40,10 +40,11 @@ def measured(experiment, study, split):
     """What a row holds beside what was asked for."""
     from keras_unigan import evaluation, inference, training
     from keras_unigan.networks import counting
+    from keras_unigan.training import folds
 
     folder = Path(experiment.output)
     started = time.perf_counter()
-    if not _finished(folder):
+    if not folds.finished(folder):
         resume = (folder / "checkpoints" / "state.json").is_file()
         training.run(experiment, resume=resume, overwrite=not resume, quiet=True)
     seconds = time.perf_counter() - started
@@ -71,15 +72,6 @@ def measured(experiment, study, split):
         "failed": scores["failed"],
         "run": str(folder),
     }
-
-
-def _finished(folder):
-    """Whether the run in a folder has used up its budget."""
-    path = folder / "run.json"
-    if not path.is_file():
-        return False
-    sessions = [e for e in json.loads(path.read_text()) if e["command"] == "train"]
-    return bool(sessions) and sessions[-1]["status"] == "finished"
 
 
 def _best(history, names):

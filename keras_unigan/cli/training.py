@@ -39,7 +39,8 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything; left out: 0.")] = None,
     augment: Annotated[
-        str | None, typer.Option(help="none, light, standard, contrast or paint; left out: the system's own.")
+        str | None,
+        typer.Option(help="none, light, standard, contrast or paint; left out: the system's own."),
     ] = None,
     accumulate: Annotated[
         int | None, typer.Option(help="Micro-batches that a batch is cut into; left out: 1.")
@@ -53,6 +54,10 @@ def train(
     horizon: Annotated[
         int | None,
         typer.Option(help="Steps that rates and ramps are made for; left out: the budget."),
+    ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(min=2, help="One run for each fold of the subjects; output: their mean."),
     ] = None,
     memory: RunMemory = None,
     settings: Set = None,
@@ -95,20 +100,33 @@ def train(
         printer.say(*training.sentences(found))
         printer.result({**data, "forecast": found})
         return
+    own = {"resume": resume, "overwrite": overwrite, "quiet": printer.silent}
+    own["memory_gib"] = memory
     try:
-        summary = training.run(
-            experiment,
-            resume=resume,
-            overwrite=overwrite,
-            quiet=printer.silent,
-            memory_gib=memory,
-        )
+        if folds is not None:
+            _cross_validate(printer, experiment, folds, own)
+            return
+        summary = training.run(experiment, **own)
     except KeyboardInterrupt:
-        print(
-            f"Interrupted. Go on with: unigan train {shards} -o {output} --resume", file=sys.stderr
-        )
+        more = "" if folds is None else f" --folds {folds} and what else was said"
+        again = f"unigan train {shards} -o {output} --resume{more}"
+        print(f"Interrupted. Go on with: {again}", file=sys.stderr)
         raise typer.Exit(5) from None
     best = summary["best_dice"]
     kept = "no validation case, so the last weights" if math.isnan(best) else f"Dice {best:.3f}"
     printer.say(f"Wrote {output}: best validation: {kept}")
     printer.result(summary, f"unigan evaluate {quote(output)} study.json")
+
+
+def _cross_validate(printer, experiment, folds, options):
+    """Trains a run for each fold; their folder then stands for the mean of all."""
+    from keras_unigan import prediction, training
+
+    summary = training.run_folds(experiment, folds, say=printer.say, **options)
+    prediction.save_ensemble(experiment.output, summary["runs"])
+    dice = ", ".join(f"{value:.3f}" for value in summary["dice"])
+    printer.say(f"best validation Dice of each fold: {dice or 'none'}")
+    if len(summary["dice"]) > 1:
+        printer.say(f"mean {summary['mean_dice']:.3f}, sd {summary['sd_dice']:.3f}")
+    printer.say(f"Wrote {experiment.output}: it stands for the mean of {folds} runs")
+    printer.result(summary, f"unigan evaluate {quote(experiment.output)} study.json")

@@ -1,6 +1,7 @@
 """`unigan view`: scans, label maps and predictions in three planes, in a browser."""
 
 import contextlib
+import signal
 import webbrowser
 from pathlib import Path
 from typing import Annotated
@@ -61,10 +62,28 @@ def view(
         gallery = viewing.open_gallery(scans, model, label, prediction, split, modality)
         title = " · ".join(Path(s).stem if s.endswith(".json") else Path(s).name for s in sources)
         viewer = viewing.Viewer(gallery, title, port, most_mib * 2**20)
-        with viewer:
+        with viewer, _ended_by_signals():
             _announce(printer, viewer, gallery, browser)
-            with contextlib.suppress(KeyboardInterrupt):
-                viewer.wait()
+            viewer.wait()
+
+
+@contextlib.contextmanager
+def _ended_by_signals():
+    """Ends the block in good order, so that no scan stays behind, also when the terminal closes."""
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    names = ("SIGINT", "SIGTERM", "SIGHUP")
+    signals = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = {number: signal.signal(number, stop) for number in signals}
+    try:
+        yield
+    except KeyboardInterrupt:
+        pass
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _announce(printer, viewer, gallery, browser):

@@ -47,6 +47,9 @@ class TrainOptions:
         mixed_precision: Keras dtype policy: "float32", "mixed_bfloat16" or "mixed_float16".
         jit_compile: Whether steps are compiled by XLA.
         accumulate: Micro-batches that a batch is cut into; their gradients are averaged.
+        folds: Parts that the subjects of train and val are dealt into, each of them one modality's
+            as evenly as may be; 1 leaves the splits of the study.
+        fold: Number of the part that validates, where there are several.
         checkpoint_seconds: Most seconds of an epoch that a kill may lose; None: the whole epoch.
         checkpoint_steps: Most steps of an epoch that a kill may lose; None: as many as it has.
     """
@@ -72,10 +75,19 @@ class TrainOptions:
     jit_compile: bool = False
     accumulate: int = 1
     allow_missing_classes: bool = False
+    folds: int = 1
+    fold: int = 0
     checkpoint_seconds: float | None = 60.0
     checkpoint_steps: int | None = None
 
     def __post_init__(self):
+        if self.folds < 1 or not 0 <= self.fold < self.folds:
+            raise CodedError(
+                "KUG-T02",
+                "train.fold",
+                f"fold {self.fold} of {self.folds}",
+                "one of 0 to one less than train.folds, which is 1 or more",
+            )
         choices = {
             "augment": (None, *AUGMENT_LEVELS),
             "targets": TARGETS,

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import numpy as np
 import tensorflow as tf
 
 from keras_unigan.data import records, sampling, splits
@@ -142,7 +143,36 @@ def _read(manifest, plan):
         yield *shards[number], position, record
 
 
-def collect(manifest, plan, budget, seed=0, paired=False):
+def _folds(manifest, plan, count, seed):
+    """Subject of train and val -> its fold, 0 to `count` - 1; {} for one.
+
+    Subjects are shuffled by the seed and dealt out in turn, one set of modalities after the other.
+
+    Raises:
+        CodedError: KUG-T02 for more folds than subjects.
+    """
+    if count == 1:
+        return {}
+    files = [f for s in ("train", "val") for m in plan.modalities for f in manifest.files(s, m)]
+    keys = {key: tf.io.FixedLenFeature([], tf.string) for key in ("subject", "modality")}
+    found: dict[bytes, set] = {}
+    for serialized in tf.data.TFRecordDataset(files, "GZIP").with_options(options()):
+        record = tf.io.parse_single_example(serialized, keys)
+        found.setdefault(record["subject"].numpy(), set()).add(record["modality"].numpy())
+    if len(found) < count:
+        raise CodedError(
+            "KUG-T02", "train.folds", f"{count} for {len(found)} subjects", "a subject a fold"
+        )
+    groups: dict = {}
+    for subject, modalities in sorted(found.items()):
+        groups.setdefault(tuple(sorted(modalities)), []).append(subject)
+    random, order = np.random.default_rng([seed, count]), []
+    for _, subjects in sorted(groups.items()):
+        order += [subjects[n] for n in random.permutation(len(subjects))]
+    return {subject.decode(): place % count for place, subject in enumerate(order)}
+
+
+def collect(manifest, plan, budget, seed=0, paired=False, folds=1, fold=0):
     """Reads all cases of the train and val splits; keeps arrays that fit into `budget` bytes.
 
     Args:
@@ -151,17 +181,22 @@ def collect(manifest, plan, budget, seed=0, paired=False):
         budget: Bytes.
         seed: Decides which modality a training subject with several gives.
         paired: Whether it gives all of them.
+        folds: Parts that the subjects of both splits are dealt into; 1 leaves the splits.
+        fold: The part that validates.
 
     Returns:
         Split -> `Cases`.
 
     Raises:
-        CodedError: KUG-D14 (see `unpaired`).
+        CodedError: KUG-D14 (see `unpaired`); KUG-T02 for more folds than subjects.
     """
+    places = _folds(manifest, plan, folds, seed)
     result = {split: Cases(channels=plan.channels) for split in ("train", "val")}
     kept: dict[str, list] = {"train": [], "val": []}
     used = 0
     for split, file, domain, position, record in _read(manifest, plan):
+        if places:
+            split = "val" if places[record["subject"].numpy().decode()] == fold else "train"
         # A volume without labels teaches a validation nothing.
         if split == "val" and not record["labelled"]:
             continue
@@ -220,3 +255,26 @@ def check_classes(cases, plan):
                 "add such cases, leave those modalities unlabelled, or accept it: "
                 "--set train.allow_missing_classes=true",
             )
+
+
+def check_painting(translating, slices):
+    """Refuses images painted from label maps where there is none of all that they show."""
+    found = "a translating system" if translating else f"train.slices {slices}"
+    if translating or slices > 1:
+        raise CodedError(
+            "KUG-T02",
+            "train.augment",
+            f"paint with {found}",
+            "a system that does not translate, on single slices or in 3-D",
+            "A painted image has no modality, and shows what one label map says.",
+            "--augment contrast",
+        )
+
+
+def counts(cases, plan):
+    """Modality -> number of cases, and of those with a label map."""
+    every, labelled = dict.fromkeys(plan.modalities, 0), dict.fromkeys(plan.modalities, 0)
+    for domain, index in zip(cases.domains, cases.indices, strict=True):
+        every[plan.modalities[domain]] += 1
+        labelled[plan.modalities[domain]] += index is not None
+    return every, labelled

@@ -307,29 +307,6 @@ def configure(plan, spatial_dims, options, batch_size=None, slices=None):
     return dataclasses.replace(plan, configurations=configurations)
 
 
-def _check_painting(translating, slices):
-    """Refuses images painted from label maps where there is none of all that they show."""
-    found = "a translating system" if translating else f"train.slices {slices}"
-    if translating or slices > 1:
-        raise CodedError(
-            "KUG-T02",
-            "train.augment",
-            f"paint with {found}",
-            "a system that does not translate, on single slices or in 3-D",
-            "A painted image has no modality, and shows what one label map says.",
-            "--augment contrast",
-        )
-
-
-def _counts(cases, plan):
-    """Modality -> number of cases, and of those with a label map."""
-    every, labelled = dict.fromkeys(plan.modalities, 0), dict.fromkeys(plan.modalities, 0)
-    for domain, index in zip(cases.domains, cases.indices, strict=True):
-        every[plan.modalities[domain]] += 1
-        labelled[plan.modalities[domain]] += index is not None
-    return every, labelled
-
-
 def _can_translate(cases, batch_size, targets):
     """Whether there is something to translate to."""
     return len(set(cases.domains)) > 1 and (batch_size > 1 or targets == "uniform")
@@ -431,8 +408,8 @@ def load(
         CodedError: KUG-D01, KUG-D08 or KUG-D09 for the folder (see `records.Manifest.load`),
             KUG-D14 without a training case, with one modality to translate between, or one that no
             subject is left for; KUG-D15 for a class that one of the translated modalities lacks;
-            KUG-T02 for an impossible patch, for "paint" where it cannot be, for slices that are not odd, not 2-D or of several
-            channels, or a batch of one whose targets are permuted.
+            KUG-T02 for an impossible patch, for "paint" where it cannot be, for slices that are not
+            odd, not 2-D or of several channels, or a batch of one whose targets are permuted.
     """
     options = options or TrainOptions()
     own = os.path.join(str(shards), "plan.json")
@@ -442,7 +419,8 @@ def load(
     plan = configure(plan, spatial_dims, options, batch_size, slices)
     chosen = plan.configuration(spatial_dims)
     paired = options.pair_subjects
-    cases = catalogue.collect(manifest, plan, int(cache_gib * 2**30), seed, paired)
+    parts = options.folds, options.fold
+    cases = catalogue.collect(manifest, plan, int(cache_gib * 2**30), seed, paired, *parts)
     if not cases["train"].files:
         raise CodedError(
             "KUG-D14",
@@ -452,7 +430,7 @@ def load(
             fix="give some subjects the split train in study.json, then unigan prepare",
         )
     if options.augment == "paint":
-        _check_painting(translating, chosen.slices)
+        catalogue.check_painting(translating, chosen.slices)
     if translating is None and options.augment != "paint":
         translating = _can_translate(cases["train"], chosen.batch_size, options.targets)
     elif translating:
@@ -460,7 +438,7 @@ def load(
         if not options.allow_missing_classes:
             catalogue.check_classes(cases["train"], plan)
     if check is not None:
-        check(plan, *_counts(cases["train"], plan))
+        check(plan, *catalogue.counts(cases["train"], plan))
     if seen is not None:
         seen.describe(cases["train"], plan)
     partly = any(0 in row for part in cases.values() for row in part.annotations(plan.labels))

@@ -173,7 +173,9 @@ class DistilledModel(SupervisedModel):
         terms, logits = super().evaluated(network, batch, training)
         annotated = batch.get("annotated")
         truth, valid = self.target(batch["label_map"], annotated)
-        distillation = self.distill(truth, logits, valid, batch["domain"], annotated)
+        distillation = tf.zeros(())
+        if self.distillation_weight:
+            distillation = self.distill(truth, logits, valid, batch["domain"], annotated)
         loss = terms["loss"] + self.distillation_weight * distillation
         return {**terms, "loss": loss, "distillation": distillation}, logits
 

@@ -44,12 +44,16 @@ class SynthesisGAN(TranslationGame):
         own_weight: Weight of the mean absolute difference to the image of the same modality.
         anatomy_weight: Weight of cross-entropy and Dice of what the segmentor finds in a rendering.
         mask_penalty_weight: Weight of the gradient penalty of the mask critic.
+        mean_weight: Weight of the mean absolute difference between the batch's mean of real and of
+            made anatomies, which tells the mask generator early what lies where. It is a statistic
+            of each replica's own samples.
         ema_decay: Decay of the weight averages of segmentor, renderer and mask generator.
         total_steps: Steps that the learning-rate schedules are made for.
         name: Name of the model.
 
     Reference: Park et al. 2019, SPADE, arXiv:1903.07291; Gulrajani et al. 2017, arXiv:1704.00028;
-        Choi et al. 2018, StarGAN, arXiv:1711.09020 (the discriminator).
+        Choi et al. 2018, StarGAN, arXiv:1711.09020 (the discriminator); Salimans et al. 2016,
+        arXiv:1606.03498, eq. 1 (means, here of the planes themselves).
 
     Raises:
         ValueError: For an unknown family, or a weight below 0.
@@ -61,7 +65,7 @@ class SynthesisGAN(TranslationGame):
     terms = (
         *("loss", "ce_loss", "dice_loss"),
         *TranslationGame.discriminator_terms,
-        *("mask_critic_loss", "mask_penalty", "mask_adversarial"),
+        *("mask_critic_loss", "mask_penalty", "mask_adversarial", "mask_mean"),
         *("renderer_loss", "adversarial", "target_loss", "own", "anatomy"),
     )
 
@@ -81,6 +85,7 @@ class SynthesisGAN(TranslationGame):
         own_weight=10.0,
         anatomy_weight=1.0,
         mask_penalty_weight=10.0,
+        mean_weight=20.0,
         ema_decay=0.999,
         total_steps=1000,
         name="synthesis_gan",
@@ -90,9 +95,10 @@ class SynthesisGAN(TranslationGame):
         super().__init__(networks, plan, spatial_dims, ema_decay, total_steps, name)
         self.set_adversary(adversarial, adversarial_weight, domain_weight, 0.0, penalty_weight)
         weights = {"own_weight": own_weight, "anatomy_weight": anatomy_weight}
-        check_weights(**weights, mask_penalty_weight=mask_penalty_weight)
+        weights |= {"mask_penalty_weight": mask_penalty_weight, "mean_weight": mean_weight}
+        check_weights(**weights)
         self.own_weight, self.anatomy_weight = own_weight, anatomy_weight
-        self.mask_penalty_weight = mask_penalty_weight
+        self.mask_penalty_weight, self.mean_weight = mask_penalty_weight, mean_weight
 
     @property
     def averaged(self):
@@ -177,11 +183,10 @@ class SynthesisGAN(TranslationGame):
         norms["renderer"] = yield Move(loss, renderer_tape, "renderer")
         # 5. The mask generator: taken for real.
         with mask_tape:
-            mask_loss = self.mask_loss(made)
+            mask_loss, mask_terms = self.mask_losses(made, planes, known)
         norms["mask_generator"] = yield Move(mask_loss, mask_tape, "mask_generator")
         norms = {f"{role}_gradient_norm": norm for role, norm in norms.items()}
-        terms = {**terms, **critic_terms, **segmentor_terms, **renderer_terms}
-        terms["mask_adversarial"] = mask_loss
+        terms = {**terms, **critic_terms, **segmentor_terms, **renderer_terms, **mask_terms}
         _, source, *_ = self.unpack(batch)
         return {**terms, **watched, **self.variety(real, source, fake, target), **norms}
 
@@ -202,7 +207,7 @@ class SynthesisGAN(TranslationGame):
             **self.critic_losses(planes, made, known, batch),
             **segmentor_terms,
             **renderer_terms,
-            "mask_adversarial": self.mask_loss(made),
+            **self.mask_losses(made, planes, known)[1],
         }
         _, source, *_ = self.unpack(batch)
         watched.update(self.variety(real, source, fake, target))
@@ -245,9 +250,20 @@ class SynthesisGAN(TranslationGame):
         loss += self.mask_penalty_weight * penalty
         return {"mask_critic_loss": loss, "mask_penalty": penalty}
 
-    def mask_loss(self, made):
-        """Loss of the mask generator, scalar."""
-        return -tf.reduce_mean(self.mask_critic(made, training=True))
+    def mask_losses(self, made, planes, known):
+        """Loss of the mask generator, and its terms, scalars."""
+        adversarial, difference = (
+            -tf.reduce_mean(self.mask_critic(made, training=True)),
+            tf.zeros(()),
+        )
+        if self.mean_weight:
+            weights = tf.reshape(known, (-1, *[1] * (len(planes.shape) - 1)))
+            count = tf.reduce_sum(known)
+            real = tf.reduce_sum(weights * planes, axis=0) / tf.maximum(count, 1.0)
+            difference = tf.reduce_mean(tf.abs(real - tf.reduce_mean(made, axis=0)))
+            difference *= tf.cast(count > 0, tf.float32)
+        loss = adversarial + self.mean_weight * difference
+        return loss, {"mask_adversarial": adversarial, "mask_mean": difference}
 
     def segmentation(self, network, batch, truth, valid, training):
         """Terms of the segmentor's loss on the images of a batch, and its logits."""
@@ -288,5 +304,5 @@ class SynthesisGAN(TranslationGame):
     def get_config(self):
         adversary = self.adversary_config()
         del adversary["cycle_weight"]
-        names = ("own_weight", "anatomy_weight", "mask_penalty_weight")
+        names = ("own_weight", "anatomy_weight", "mask_penalty_weight", "mean_weight")
         return {**super().get_config(), **adversary, **{n: getattr(self, n) for n in names}}

@@ -19,19 +19,22 @@ class WrappedSegmentor(keras.Model):
 
     Args:
         network: `keras.Model` from `(batch, *spatial, channels)` to one map per class, functional
-            or a subclass, for images of any size. It ends in logits, not in probabilities.
+            or a subclass. It ends in logits, not in probabilities.
         classes: Channels of the logits; None takes those of the network.
         channels: Channels of the image; None takes those of the network, where it says them.
         spatial_dims: 2 or 3; None takes those of the network, where it says them.
         head: Whether a 1-wide convolution makes logits of the network's maps, which may then have
             any number of channels: for backbones.
+        tile: Sides of the pieces that a network sees which does not take images of any size. Images
+            are cut into such tiles side by side, the last ones filled up with -1. None takes the
+            size that the network was built for, where it was built for one.
 
     Input shape: `(batch, *spatial, channels)`.
     Output shape: `(batch, *spatial, classes)`, float32 logits.
 
     Raises:
-        ValueError: For a network that does not fit: of one image size, of several outputs, ending
-            in probabilities, or of other channels.
+        ValueError: For a network that does not fit: of other axes or channels, of several outputs,
+            or ending in probabilities.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class WrappedSegmentor(keras.Model):
         channels=None,
         spatial_dims=None,
         head=False,
+        tile=None,
         name="wrapped_segmentor",
     ):
         own = _input_shape(network)
@@ -50,10 +54,11 @@ class WrappedSegmentor(keras.Model):
                 f"Expected channels and spatial_dims of a {type(network).__name__}, which says "
                 "them only when it is built, got none."
             )
-        _check_sizes(network, own, spatial_dims)
+        tile = _tile(own, tile, spatial_dims)
         image = x = keras.Input((*[None] * spatial_dims, channels), name="image")
         if channels == 1 and own[-1] == COLOURS:
             x = keras.layers.Concatenate(name="copies")([x] * COLOURS)
+        x = x if tile is None else Tiles(tile, name="tiles")(x)
         if x.shape[-1] != (own[-1] or channels):
             raise ValueError(f"Expected a network of {channels} channels, got {own[-1]}.")
         maps = network(x)
@@ -72,9 +77,13 @@ class WrappedSegmentor(keras.Model):
             )
         elif _ends_in_probabilities(network):
             raise ValueError("Expected a network that ends in logits, got softmax or sigmoid.")
-        super().__init__(image, OnGrid(name="on_grid", dtype="float32")([maps, image]), name=name)
+        seen = image if tile is None else x
+        logits = OnGrid(name="on_grid", dtype="float32")([maps, seen])
+        if tile is not None:
+            logits = Joined(tile, name="joined", dtype="float32")([logits, image])
+        super().__init__(image, logits, name=name)
         self.wrapped, self.classes, self.channels = network, classes, channels
-        self.spatial_dims, self.head = spatial_dims, head
+        self.spatial_dims, self.head, self.tile = spatial_dims, head, tile
 
     def tasks(self, image, domain, training=False):
         """What games of several outputs ask for: the logits alone."""
@@ -87,6 +96,7 @@ class WrappedSegmentor(keras.Model):
             "channels": self.channels,
             "spatial_dims": self.spatial_dims,
             "head": self.head,
+            "tile": self.tile and list(self.tile),
             "name": self.name,
         }
 
@@ -182,6 +192,77 @@ class OnGrid(keras.layers.Layer):
         return (*image[:-1], maps[-1])
 
 
+@keras.saving.register_keras_serializable(package="keras_unigan")
+class Tiles(keras.layers.Layer):
+    """Images cut into tiles side by side, the last ones filled up with -1, the darkest value.
+
+    Args:
+        tile: Sides of a tile.
+
+    Input shape: `(batch, *spatial, channels)`.
+    Output shape: `(batch * tiles, *tile, channels)`.
+    """
+
+    def __init__(self, tile, **kwargs):
+        super().__init__(**kwargs)
+        self.tile = tuple(tile)
+
+    def build(self, input_shape):
+        # A graph that pads images of no known size forgets how many channels they have.
+        self.channels = input_shape[-1]
+
+    def call(self, image):
+        dims, channels = len(self.tile), self.channels
+        sides, counts = self.counts(image)
+        missing = counts * self.tile - sides
+        margins = tf.pad(tf.stack([tf.zeros_like(missing), missing], axis=1), [[1, 1], [0, 0]])
+        padded = tf.pad(image, margins, constant_values=-1)
+        split = tf.stack([counts, tf.constant(self.tile)], axis=1)
+        cut = tf.reshape(padded, [-1, *tf.unstack(tf.reshape(split, [-1]), 2 * dims), channels])
+        order = [0, *range(1, 2 * dims, 2), *range(2, 2 * dims + 1, 2), 2 * dims + 1]
+        return tf.reshape(tf.transpose(cut, order), [-1, *self.tile, channels])
+
+    def counts(self, image):
+        """Sides of an image, and the number of tiles along each."""
+        sides = tf.shape(image)[1:-1]
+        return sides, -(-sides // tf.constant(self.tile))
+
+    def compute_output_shape(self, input_shape):
+        return (None, *self.tile, input_shape[-1])
+
+    def get_config(self):
+        return {**super().get_config(), "tile": list(self.tile)}
+
+
+@keras.saving.register_keras_serializable(package="keras_unigan")
+class Joined(Tiles):
+    """What `Tiles` cut, put together again and cropped to the image.
+
+    Call arguments: `[maps, image]`, `(batch * tiles, *tile, channels)` and the image.
+    Output shape: `(batch, *spatial, channels)`.
+    """
+
+    def build(self, input_shape):
+        self.channels = input_shape[0][-1]
+
+    def call(self, inputs):
+        maps, image = inputs
+        dims, channels = len(self.tile), self.channels
+        sides, counts = self.counts(image)
+        cut = tf.reshape(maps, [-1, *tf.unstack(counts, dims), *self.tile, channels])
+        pairs = [axis for n in range(1, dims + 1) for axis in (n, n + dims)]
+        joined = tf.transpose(cut, [0, *pairs, 2 * dims + 1])
+        whole = tf.unstack(counts * tf.constant(self.tile), dims)
+        joined = tf.reshape(joined, [-1, *whole, channels])
+        end = tf.concat([[-1], sides, [-1]], axis=0)
+        joined = tf.slice(joined, tf.zeros(dims + 2, "int32"), end)
+        return tf.ensure_shape(joined, (None, *image.shape[1:-1], channels))
+
+    def compute_output_shape(self, input_shape):
+        maps, image = input_shape
+        return (*image[:-1], maps[-1])
+
+
 def _along(x, axis, image):
     """Linear interpolation along one axis, to the size that an image has there."""
     before, after = x.shape[axis], image.shape[axis]
@@ -213,18 +294,17 @@ def _input_shape(network):
     return tuple(inputs[0].shape)
 
 
-def _check_sizes(network, shape, spatial_dims):
-    """Refuses networks of other axes, or of one image size, which no sliding window meets."""
-    if shape == (None,):
-        return
-    if len(shape) - 2 != spatial_dims:
+def _tile(shape, tile, spatial_dims):
+    """Sides of the tiles for a network of such an input, or None where it takes any size."""
+    sides = tuple(side for side in shape[1:-1] if side is not None)
+    if shape != (None,) and len(shape) - 2 != spatial_dims:
         raise ValueError(f"Expected a network of {spatial_dims} spatial axes, got {shape}.")
-    if set(shape[1:-1]) != {None}:
-        free = ", ".join(["None"] * spatial_dims)
-        raise ValueError(
-            f"Expected a network for images of any size, got one for {shape[1:-1]}: build it with "
-            f"keras.Input(({free}, {shape[-1]}))."
-        )
+    tile = sides or None if tile is None else tuple(tile)
+    if tile is not None and len(tile) != spatial_dims:
+        raise ValueError(f"Expected a tile of {spatial_dims} sides, got {tile}.")
+    if sides and tile != sides:
+        raise ValueError(f"Expected the tile that the network was built for, {sides}, got {tile}.")
+    return tile
 
 
 def _ends_in_probabilities(network):

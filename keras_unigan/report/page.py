@@ -22,6 +22,15 @@ FILES = (
 )
 
 
+LEARNED = {
+    "postprocessing.json": "Post-processing",
+    "alarm.json": "Alarm for images of an unknown modality",
+}
+"""File of a run -> what a run has learned on validation cases after its training."""
+LONGEST = 20
+"""Most items of a list that stands in the page in full."""
+
+
 def write(run, study=None, compare=(), check=None):
     """Writes `report.html` into a run folder.
 
@@ -85,6 +94,8 @@ def write(run, study=None, compare=(), check=None):
         history=facts,
         health=signs,
         translation=_translation(run),
+        alignment=_alignment(run),
+        learned={title: _brief(_json(run / name)) for name, title in LEARNED.items()},
         overlays=[{k: v for k, v in o.items() if k != "planes"} for o in overlays],
         colours=pictures.colours(scores),
         agreement=agreement,
@@ -146,6 +157,24 @@ def _shorten(value):
     if isinstance(value, str) and os.path.isabs(value):
         return Path(value).name
     return value
+
+
+def _brief(value):
+    """The same data with long lists as the number of their items."""
+    if isinstance(value, dict):
+        return {k: _brief(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_brief(v) for v in value] if len(value) <= LONGEST else f"{len(value)} items"
+    return value
+
+
+def _alignment(run):
+    """How alike modalities are inside the network: measures and picture, or None."""
+    found, picture = _json(run / "alignment.json"), run / "alignment.png"
+    if found is None:
+        return None
+    source = pictures.embed(picture.read_bytes()) if picture.is_file() else ""
+    return {"facts": _brief({k: v for k, v in found.items() if k != "pca"}), "picture": source}
 
 
 def _translation(run):

@@ -67,7 +67,7 @@ def checked(path):
     if path is None:
         return None
     content = read_json(path)
-    if not isinstance(content, dict) or not {"findings", "levels"} <= set(content):
+    if not isinstance(content, dict) or not {"findings", "levels", "counts"} <= set(content):
         raise CodedError("KUG-D08", path, "no findings", "what `unigan check --json` prints")
     return content
 

@@ -40,7 +40,8 @@ const VOLUME = {
 };
 const OPTIONS = {
   dragAndDropEnabled: false, multiplanarShowRender: 0, sliceType: 3, isResizeCanvas: true,
-  crosshairWidth: 0.15, crosshairColor: [1, 0.85, 0.2, 0.9], backColor: [0, 0, 0, 1], loadingText: "", isNearestInterpolation: true,
+  crosshairWidth: 0.4, crosshairWidthUnit: "percent",
+  crosshairColor: [1, 0.85, 0.2, 0.9], backColor: [0, 0, 0, 1], loadingText: "", isNearestInterpolation: true,
   isRadiologicalConvention: false, isOrientationTextVisible: true,
 };
 

@@ -1,6 +1,7 @@
 """Training: a system by its name (`build_model`), a run folder from an experiment (`run`)."""
 
 from keras_unigan.training.building import build_model, load_model, load_run, own_options
+from keras_unigan.training.folds import run_folds
 from keras_unigan.training.forecasting import forecast, sentences
 from keras_unigan.training.running import DEFAULT_STEPS, describe, run, strategy_for
 
@@ -13,6 +14,7 @@ __all__ = [
     "load_run",
     "own_options",
     "run",
+    "run_folds",
     "sentences",
     "strategy_for",
 ]

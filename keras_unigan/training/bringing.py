@@ -3,6 +3,7 @@
 import inspect
 
 import keras
+import tensorflow as tf
 
 from keras_unigan.errors import CodedError
 from keras_unigan.networks import SplitGenerator, StarGANGenerator, WrappedSegmentor
@@ -51,7 +52,7 @@ def brought(name, segmentor, options):
     return {**found, role: segmentor}
 
 
-def fitted(network, role, cls, demanded, spatial_dims, width):
+def fitted(network, role, cls, demanded, patch, width):
     """A network of the caller's own with all that its role asks for.
 
     Args:
@@ -59,13 +60,13 @@ def fitted(network, role, cls, demanded, spatial_dims, width):
         role: Role in the game.
         cls: Class that the system has in that role.
         demanded: Constructor arguments that the game demands of it.
-        spatial_dims: 2 or 3.
+        patch: Sides of the patches of the plan.
         width: Relative width of the system's networks, for a translator beside it.
 
     Raises:
         ValueError: Where it does not fit, or was built under another dtype policy.
     """
-    now = keras.config.dtype_policy().name
+    spatial_dims, now = len(patch), keras.config.dtype_policy().name
     if network.dtype_policy.name != now:
         raise ValueError(
             f"Expected a {role} built under the policy {now} (train.mixed_precision), got "
@@ -77,10 +78,28 @@ def fitted(network, role, cls, demanded, spatial_dims, width):
             raise ValueError(f"Expected a {role} with what networks.{cls.__name__} offers.")
         return network
     if not all(hasattr(network, what) for what in ("channels", "classes", "spatial_dims")):
-        network = WrappedSegmentor(network, demanded["classes"], demanded["channels"], spatial_dims)
+        classes, channels = demanded["classes"], demanded["channels"]
+        network = WrappedSegmentor(network, classes, channels, spatial_dims)
+        if network.tile is None and not _takes_any_size(network):
+            own = network.wrapped
+            network = WrappedSegmentor(own, classes, channels, spatial_dims, tile=patch)
     if cls.__name__ in PLAIN:
         return network
     default = inspect.signature(StarGANGenerator.__init__).parameters["filters"].default
     filters = max(1, round(default * width))
     translator = {"domains": demanded["domains"], "filters": filters, "spatial_dims": spatial_dims}
     return SplitGenerator(network, StarGANGenerator(demanded["channels"], **translator))
+
+
+def _takes_any_size(network):
+    """Whether a graph of a network can be traced for images of no known size.
+
+    Keras 3.13 and later cannot resize to a size that is not known (keras-team/keras#22079), which
+    DeepLabV3 of KerasHub does.
+    """
+    spec = tf.TensorSpec((None, *network.inputs[0].shape[1:]))
+    try:
+        tf.function(lambda x: network(x, training=False)).get_concrete_function(spec)
+    except (TypeError, ValueError):
+        return False
+    return True

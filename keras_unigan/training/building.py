@@ -112,8 +112,9 @@ def build_model(
                 arguments.setdefault("domains", len(plan.modalities))
             if role in given:
                 width = width or _relative_width(classes[role], arguments)
+                patch = plan.configuration(spatial_dims).patch_size
                 networks[role] = bringing.fitted(
-                    *(given[role], role, classes[role], demanded[role], spatial_dims, width)
+                    given[role], role, classes[role], demanded[role], patch, width
                 )
                 continue
             arguments.update(chosen)

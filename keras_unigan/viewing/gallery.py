@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import shutil
 import tempfile
 import threading
 import time
@@ -152,8 +153,7 @@ class Gallery:
 
     def _forget(self, number):
         del self.entries[number]
-        for path in self._place(number).iterdir():
-            path.unlink()
+        shutil.rmtree(self._place(number), ignore_errors=True)
         self._made = {key: path for key, path in self._made.items() if key[0] != number}
 
     def image(self, number):

@@ -87,34 +87,21 @@ def test_pictures_of_pairs_are_drawn_and_scans_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_pairs_come_nearer_to_real_ones():
+def test_masks_come_nearer_to_real_ones():
     a_plan = plan(size=16)
-    model = game(a_plan, filters=8, penalty_weight=1.0)
-    adam = {r: keras.optimizers.Adam(2e-3, 0.5) for r in GAN.roles}
-    model.compile(adam)
-    batches = [disk_batch(a_plan, size=16, seed=s) for s in range(10)]
-    real, *_ = model.real(tensors(batches[0]))
-    wanted = _contrast(real.numpy(), batches[0]["domain"])
+    model = game(a_plan, penalty_weight=1.0)
+    model.compile({r: keras.optimizers.Adam(2e-3, 0.5) for r in GAN.roles})
+    batches = [disk_batch(a_plan, size=8, seed=s) for s in range(10)]
+    shares = model.real(tensors(batches[0]))[0].numpy()[..., 1:].mean((0, 1, 2))
 
     def distance():
-        pairs = model(tensors(batches[1])).numpy()
-        found = _contrast(pairs, batches[1]["domain"])
-        share = abs(pairs[..., 2].mean() - real.numpy()[..., 2].mean())
-        return share + np.abs(np.subtract(found, wanted)).sum()
+        made = model(tensors(batches[1])).numpy()[..., 1:].mean((0, 1, 2))
+        return np.abs(made - shares).sum()
 
     before = distance()
-    model.fit(dataset(batches), steps_per_epoch=150, verbose=0, shuffle=False)
-    assert distance() < 0.5 * before
-
-
-def _contrast(pairs, domain):
-    """Mean intensity inside the disc less that outside, for each modality."""
-    found = []
-    for d in (0, 1):
-        image, mask = pairs[domain == d][..., 0], pairs[domain == d][..., 2]
-        inside = (image * mask).sum() / max(mask.sum(), 1e-3)
-        found.append(inside - (image * (1 - mask)).sum() / max((1 - mask).sum(), 1e-3))
-    return found
+    model.fit(dataset(batches), steps_per_epoch=60, verbose=0, shuffle=False)
+    # Untrained, all classes have as many voxels.
+    assert distance() < 0.4 * before
 
 
 def test_options_that_do_not_fit_are_named():

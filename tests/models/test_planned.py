@@ -91,6 +91,7 @@ def test_the_optimizer_is_the_authors():
     assert [float(rate(s)) for s in (0, 50, 100)] == pytest.approx([0.01, 0.01 * 0.5**0.9, 0])
 
 
+@pytest.mark.slow
 def test_it_learns_discs():
     model = game(plan(size=16), filters=4)
     check_learns(model, {"segmentor": keras.optimizers.SGD(0.05, 0.9)}, 30, "ce_loss", 0.5)

@@ -39,7 +39,7 @@ def game(a_plan=None, **options):
 @pytest.mark.parametrize(
     ("labels", "modalities", "options"),
     [
-        (None, ("ct", "t1"), {"own_weight": 2.0, "anatomy_weight": 0.5}),
+        (None, ("ct", "t1"), {"own_weight": 2.0, "anatomy_weight": 0.5, "mean_weight": 3.0}),
         (REGIONS, ("t1",), {"adversarial": "wgan_gp", "mask_penalty_weight": 5.0}),
     ],
 )
@@ -124,6 +124,21 @@ def test_loss_of_the_renderer_by_hand():
     assert float(loss) == pytest.approx(float(sums + 7 * anatomy), rel=1e-5)
 
 
+def test_means_of_made_anatomies_are_drawn_to_those_of_known_ones():
+    model = game(mean_weight=4.0)
+    random = np.random.default_rng(0)
+    planes, made = (random.uniform(size=(3, 16, 16, 4)).astype("float32") for _ in range(2))
+    loss, terms = model.mask_losses(
+        tf.constant(made), tf.constant(planes), tf.constant([1.0, 0, 1])
+    )
+    expected = np.abs(planes[[0, 2]].mean(0) - made.mean(0)).mean()
+    assert float(terms["mask_mean"]) == pytest.approx(expected, rel=1e-5)
+    adversarial = -np.mean(model.mask_critic(made))
+    assert float(loss) == pytest.approx(adversarial + 4 * expected, rel=1e-5)
+    nothing, _ = model.mask_losses(tf.constant(made), tf.constant(planes), tf.zeros(3))
+    assert float(nothing) == pytest.approx(adversarial, rel=1e-5)
+
+
 def test_a_batch_without_labels_leaves_the_segmentor_alone():
     model = game()
     model.compile()
@@ -147,4 +162,4 @@ def test_two_replicas_equal_one():
     a_plan = plan()
     batches = [batch(a_plan, size=4, seed=s) for s in range(2)]
     sgd = lambda: {r: keras.optimizers.SGD(1e-3) for r in SynthesisGAN.roles}  # noqa: E731
-    check_replicas(lambda: game(a_plan), batches, sgd, 1e-5)
+    check_replicas(lambda: game(a_plan, mean_weight=0.0), batches, sgd, 1e-5)

@@ -34,6 +34,9 @@ TINY = {
     "CompactDilatedNet": {"filters": 2},
     "PairGenerator": {"filters": 4, "patch_size": (16, 16), "strides": ((2, 2),) * 2},
     "PairDiscriminator": {"filters": 4, "patch_size": (16, 16), "strides": ((2, 2),) * 2},
+    "ImageRenderer": {"filters": 4, "strides": ((2, 2),)},
+    "MaskGenerator": {"filters": 4, "patch_size": (16, 16), "strides": ((2, 2),)},
+    "MaskCritic": {"filters": 4, "layers": 2},
 }
 # Put together from the same parts, so that half precision of one is that of all.
 FAMILY = (
@@ -58,6 +61,9 @@ SOLID = {
     "PlannedUNet": {"filters": 4, "strides": ((2, 2, 1), (2, 2, 2))},
     "PairGenerator": {"filters": 4, "patch_size": (16,) * 3, "strides": ((2, 2, 1),)},
     "PairDiscriminator": {"filters": 4, "patch_size": (16,) * 3, "strides": ((2, 2, 1),)},
+    "ImageRenderer": {"filters": 4, "strides": ((2, 2, 1),)},
+    "MaskGenerator": {"filters": 4, "patch_size": (16,) * 3, "strides": ((2, 2, 1),)},
+    "MaskCritic": {"filters": 4, "layers": 2},
 }
 FEATURES = ("SegANCritic", "SegANISICCritic")  # their outputs are maps within, not results
 
