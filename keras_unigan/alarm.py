@@ -2,10 +2,10 @@
 
 What is looked at are statistics of the normalised image and of each level of the discriminator that
 carries the domain head, down to the domain logits. (The logits alone do not do it: a head that
-tells T1 from CT may be surer of another organ than of what it was trained on.) Of each level the Mahalanobis
-distance to the training volumes of the modality is taken, in units of what a training volume has
-from the others; the level that is furthest off is the score. Scans of unknown modality are compared
-with every modality, each normalised as it; the nearest one counts.
+tells T1 from CT may be surer of another organ than of what it was trained on.) Of each level the
+Mahalanobis distance to the training volumes of the modality is taken, in units of what a training
+volume has from the others; the level that is furthest off is the score. Scans of unknown modality
+are compared with every modality, each normalised as it; the nearest one counts.
 
 Reference: Lee et al. 2018, A simple unified framework for detecting out-of-distribution samples and
 adversarial attacks, arXiv:1807.03888 (distances at every level); the threshold is split-conformal.
@@ -13,6 +13,7 @@ adversarial attacks, arXiv:1807.03888 (distances at every level); the threshold 
 
 import dataclasses
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -187,6 +188,10 @@ class Level:
         return max(float(found), 0.0) / len(apart) / self.typical
 
 
+class UnlikeTraining(UserWarning):
+    """A scan raised the alarm of a run (`unigan tune`); the text is that of KUG-D38."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Reading:
     """What the alarm says of a scan.
@@ -208,6 +213,11 @@ class Reading:
         """Whether the scan is unlike those of training."""
         return self.score > self.threshold
 
+    def warn(self, where, modality):
+        """Warns (`UnlikeTraining`) of a scan that raised the alarm; see `warning`."""
+        if self.raised:
+            warnings.warn(str(self.warning(where, modality)), UnlikeTraining, stacklevel=3)
+
     def warning(self, where, modality):
         """KUG-D38 for a scan that raised the alarm; to be shown, not raised."""
         told = f"as {modality}" if modality else "as any modality of the run"
@@ -217,10 +227,10 @@ class Reading:
         return CodedError(
             "KUG-D38",
             where,
-            f"a scan that scores {self.score:.1f} {told} ({self.level})",
-            f"at most {self.threshold:.1f}, as of validation scans",
-            "The run never saw its like, so its label map may mean nothing.",
-            hint or "look at the label map before using it",
+            f"a scan that scores {self.score:.3g} {told} ({self.level})",
+            f"at most {self.threshold:.3g}, as of validation scans",
+            "The run never saw its like, so what it makes of it may mean nothing.",
+            hint or "look at the result before using it",
         )
 
 

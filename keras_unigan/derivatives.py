@@ -195,6 +195,8 @@ def segment(model, scan, folder, batch_size=4):
     plan, folder = ensemble.plan, Path(folder)
     volume = volumes.read_image(scan.image, plan.channels, scan.channel)
     found = ensemble.segment_volume(volume, scan.modality, batch_size, str(scan.image))
+    if found.reading:
+        found.reading.warn(scan.image, scan.modality)
     target = folder / f"{scan.stem()}_dseg.nii.gz"
     nifti.write(target, found.label_map, volume)
     side = target.with_name(target.name.replace(".nii.gz", ".json"))

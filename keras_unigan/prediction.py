@@ -9,7 +9,6 @@ and axes; and what the validation cases taught (`postprocessing`) is applied.
 import copy
 import dataclasses
 import os
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +25,6 @@ TTA = ("none", "mirror", "translate")
 """Views of each window that are averaged: itself; its flips; its translations."""
 ENSEMBLE = "ensemble.json"
 """File of a folder that stands for several runs."""
-
-
-class UnlikeTraining(UserWarning):
-    """A scan raised the alarm of a run (`unigan tune`); the text is that of KUG-D38."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -319,9 +314,8 @@ def predict(
         source, output, plan, spacing, channel, pictured=True
     )
     found = ensemble.segment_volume(volume, modality, batch_size, where, uncertain)
-    if found.reading and found.reading.raised:
-        told = inference.check_modality(plan, modality)
-        warnings.warn(str(found.reading.warning(where, told)), UnlikeTraining, stacklevel=2)
+    if found.reading:
+        found.reading.warn(where, inference.check_modality(plan, modality))
     shape = np.shape(source)[: -1 if plan.channels > 1 else None] if is_array else None
     result = inference.hand_over(found.label_map, volume, output, shape)
     if not uncertain:

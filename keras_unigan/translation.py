@@ -11,6 +11,7 @@ import nibabel
 import numpy as np
 
 from keras_unigan import __version__, inference
+from keras_unigan.alarm import Alarm
 from keras_unigan.config import Plan, read_json, write_json
 from keras_unigan.data import nifti, preprocessing, volumes
 from keras_unigan.data.windows import sliding_window
@@ -60,12 +61,13 @@ class Translator:
         network: Network with `translate(image, source, target)`.
         plan: `config.Plan` that it was trained with.
         name: What records of its images call it.
+        alarm: `alarm.Alarm` that looks at scans before `translate` translates them, or None.
 
     Raises:
         CodedError: KUG-T04 for a network that does not translate.
     """
 
-    def __init__(self, network, plan, name=""):
+    def __init__(self, network, plan, name="", alarm=None):
         if not hasattr(network, "translate"):
             raise CodedError(
                 "KUG-T04",
@@ -78,7 +80,7 @@ class Translator:
 
         from keras_unigan import layers
 
-        self.network, self.plan = network, plan
+        self.network, self.plan, self.alarm = network, plan, alarm
         self.name = name or type(network).__name__
         self.spatial_dims = network.spatial_dims
         inputs = layers.check_inputs(network, plan)
@@ -136,8 +138,12 @@ def translates(folder, network):
     return hasattr(network, "translate") or (Path(folder) / "translator.keras").is_file()
 
 
-def load(folder):
+def load(folder, alarm=False):
     """`Translator` of a run folder: its `translator.keras`, else its `network.keras`.
+
+    Args:
+        folder: Run folder.
+        alarm: Whether its alarm is loaded too, where it has one.
 
     Raises:
         CodedError: KUG-T04 when the folder holds no run, or one that does not translate.
@@ -147,7 +153,8 @@ def load(folder):
     network = inference.load_network(path, own)
     config = path / "config.json"
     system = read_json(config).get("model", "") if config.is_file() else ""
-    return Translator(network, Plan.load(path / "plan.json"), system)
+    heard = Alarm.load(path) if alarm else None
+    return Translator(network, Plan.load(path / "plan.json"), system, heard)
 
 
 def translator_of(model):
@@ -160,7 +167,7 @@ def translator_of(model):
     if isinstance(model, Translator):
         return model
     if isinstance(model, (str, Path)):
-        return load(model)
+        return load(model, alarm=True)
     if isinstance(model, tuple) and len(model) == 2:
         return Translator(*model)
     if hasattr(model, "translator") and hasattr(model, "plan"):
@@ -281,6 +288,8 @@ def translate(model, source, target, modality=None, output=None, *, spacing=None
     volume, where, is_array = inference.open_source(source, output, plan, spacing)
     volumes.check_channels(volume, plan.channels, where)
     prepared = preprocessing.prepare(volume, plan, None, where)
+    if translator.alarm is not None:
+        translator.alarm.read(prepared, modality).warn(where, modality)
     inside = preprocessing.nonbackground(nifti.to_ras(volume).array)
     dims = translator.spatial_dims
     image = translate_prepared(

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_unigan import alarm, postprocessing, prediction
+from keras_unigan import alarm, prediction, step_selection
 from keras_unigan.config import IGNORE, Plan, Study
 from keras_unigan.data import preprocessing, volumes
 from keras_unigan.errors import CodedError
 from keras_unigan.postprocessing import Postprocessing
-from keras_unigan.truth import check_labels, labelled, public_message, read_case, true_masks
+from keras_unigan.truth import check_labels, public_message, read_case, true_masks
 
 MOST_VOLUMES = 32
 """Training volumes of a modality that the alarm is fitted to."""
@@ -31,12 +31,13 @@ def seen_subjects(run):
         return {row["subject"] for row in csv.DictReader(file)}
 
 
-def validation_cases(study, seen):
-    """Labelled cases to learn from, each with the numbers of the runs that may predict it.
+def validation_cases(study, seen, need_labels=True):
+    """Cases to learn from, each with the numbers of the runs that may predict it.
 
     Args:
         study: `config.Study`.
         seen: Of each run the subjects that it was trained on, or None where it does not say.
+        need_labels: Whether only labelled cases count.
 
     Returns:
         List of `(case, numbers)`.
@@ -45,7 +46,11 @@ def validation_cases(study, seen):
         CodedError: KUG-D13 where the one run was trained on a validation case, KUG-D14 where there
             is no case.
     """
-    found = [(case, _strangers(case, seen)) for case in labelled(study, "val")]
+
+    def of_split(split):
+        return [c for c in study.cases if c.split == split and (c.label or not need_labels)]
+
+    found = [(case, _strangers(case, seen)) for case in of_split("val")]
     known = [case for case, numbers in found if not numbers]
     if len(seen) == 1 and known:
         raise CodedError(
@@ -59,13 +64,13 @@ def validation_cases(study, seen):
     if len(seen) > 1:
         # Without an audit a training case has to be taken for seen.
         seen = [everyone(study) if subjects is None else subjects for subjects in seen]
-        found += [(case, _strangers(case, seen)) for case in labelled(study, "train")]
+        found += [(case, _strangers(case, seen)) for case in of_split("train")]
     found = [(case, numbers) for case, numbers in found if numbers]
     if not found:
         raise CodedError(
             "KUG-D14",
             study.name,
-            "no labelled validation case that a run did not train on",
+            f"no {'labelled ' * need_labels}validation case that a run did not train on",
             "at least one",
             fix="unigan split study.json, and prepare and train again",
         )
@@ -96,7 +101,7 @@ def learn_postprocessing(run, study, tta="none", known_modality=True, say=None):
 
     Returns:
         `postprocessing.Postprocessing`, as in `postprocessing.json`: beside what
-        `postprocessing.learn` says `method`, `known_modality`, `cases` (their names), `subjects`
+        `step_selection.learn` says `method`, `known_modality`, `cases` (their names), `subjects`
         and `failed` (name -> why it could not be used).
 
     Raises:
@@ -119,7 +124,7 @@ def learn_postprocessing(run, study, tta="none", known_modality=True, say=None):
             voxel = float(image.spacing[0] * image.spacing[1] * image.spacing[2])
             judged = tuple(names if case.annotated is None else case.annotated)
             truth, known = true_masks(index_map, labels), index_map != IGNORE
-            one = postprocessing.Case(case.modality, truth, masks, known, judged, voxel)
+            one = step_selection.Case(case.modality, truth, masks, known, judged, voxel)
             found.append(one.cropped())
         if say:
             say(f"{case.id}: {failed.get(case.id, 'predicted')}")
@@ -131,7 +136,7 @@ def learn_postprocessing(run, study, tta="none", known_modality=True, say=None):
             "one",
             failed[cases[0][0].id],
         )
-    result = postprocessing.learn(found, names)
+    result = step_selection.learn(found, names)
     used = [case for case, _ in cases if case.id not in failed]
     facts = {"method": {**ensemble.method, "known_modality": known_modality}}
     facts |= {"cases": [case.id for case in used], "failed": failed}
@@ -169,7 +174,7 @@ def learn_alarm(run, study, known_modality=True, say=None):
     if discriminator is None:
         return {"reason": "no discriminator with a domain head: it needs a system that has one"}
     plan = Plan.load(Path(run) / "plan.json")
-    validation = [case for case, _ in validation_cases(study, [seen])]
+    validation = [case for case, _ in validation_cases(study, [seen], need_labels=False)]
     training = _training_cases(study, plan, seen)
     few = [m for m in plan.modalities if len(training[m]) < 2]
     if few:

@@ -160,7 +160,7 @@ def _exported(folder, batch_size):
 
 
 def _run(folder, batch_size):
-    ensemble = prediction.load(folder)
+    ensemble = prediction.load(folder, alarm=False)
 
     def segment(volume, modality, where):
         return ensemble.segment_volume(volume, modality, batch_size, where).label_map

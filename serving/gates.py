@@ -328,7 +328,8 @@ class _Checks:
 
     def refuse(self):
         """Sends what does not fit; each must be refused, and a good request answered after it."""
-        good = self.requests(self.multiples)
+        # Of a voxel or two all would be background, which no spacing makes too large.
+        good = self.requests(tuple(max(16, multiple) for multiple in self.multiples))
         expected = self.target.predict("segment", good["segment"])["probabilities"]
         for name, send in hostile.requests(self.target, good):
             try:

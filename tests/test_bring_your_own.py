@@ -102,7 +102,7 @@ def segformer(classes):
     encoder = keras_hub.models.MiTBackbone(
         layerwise_depths=[1] * 4,
         num_layers=4,
-        image_shape=(32, 32, 1),
+        image_shape=(64, 64, 1),
         layerwise_num_heads=[1] * 4,
         layerwise_sr_ratios=[8, 4, 2, 1],
         max_drop_path_rate=0.1,

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from keras_unigan import config, inference, metrics, postprocessing
+from keras_unigan import config, inference, metrics, postprocessing, step_selection
 from keras_unigan.errors import CodedError
-from keras_unigan.postprocessing import LARGEST, SMALL, Case, Postprocessing, Step
+from keras_unigan.postprocessing import LARGEST, SMALL, Postprocessing, Step
+from keras_unigan.step_selection import Case
 
 NAMES = ("organ", "lesion")
 MASKS = arrays.arrays(bool, (2, 5, 4, 3))
@@ -72,7 +73,7 @@ def test_steps_only_take_away_and_do_so_once(masks, name, size):
 def test_what_helps_is_kept_and_what_hurts_one_name_is_not():
     truth = masks_of("oooo.. oooo.. ...... .x..x.")
     prediction = masks_of("oooo.o oooo.. ...... .x..x.")
-    found = postprocessing.learn([case_of(truth, prediction)], NAMES)
+    found = step_selection.learn([case_of(truth, prediction)], NAMES)
     # The largest component of all would take both lesions, that of the organ its crumb.
     assert found.steps == (Step(LARGEST, "organ"),)
     assert found.learned["dice_before"] == pytest.approx((16 / 17 + 1) / 2)
@@ -94,8 +95,8 @@ def test_what_helps_is_kept_and_what_hurts_one_name_is_not():
 def test_a_name_that_falls_in_one_modality_only_is_enough_to_refuse():
     one, two = masks_of("xx..x. ......"), masks_of("xx.... ......")
     gains = [case_of(two, one, "t1") for _ in range(5)]
-    assert postprocessing.learn(gains, NAMES).steps == (Step(LARGEST),)
-    refused = postprocessing.learn([*gains, case_of(one, one, "ct")], NAMES)
+    assert step_selection.learn(gains, NAMES).steps == (Step(LARGEST),)
+    refused = step_selection.learn([*gains, case_of(one, one, "ct")], NAMES)
     assert refused.steps == ()
     reasons = {t["step"]: t["reason"] for t in refused.learned["tried"]}
     assert reasons.pop("largest component of organ").startswith("no gain")
@@ -106,7 +107,7 @@ def test_a_name_that_falls_in_one_modality_only_is_enough_to_refuse():
 def test_the_least_size_that_does_best_is_chosen():
     truth = masks_of("xxxx.... ........ ....xxx. ........")
     prediction = masks_of("xxxx.x.x ........ x...xxx. x..x....")
-    found = postprocessing.learn([case_of(truth, prediction, voxel=0.5)], NAMES)
+    found = step_selection.learn([case_of(truth, prediction, voxel=0.5)], NAMES)
     # Crumbs of one and two voxels (0.5 and 1 mm³); the true lesions have 4 and 3 or more.
     assert found.steps == (Step(SMALL, "lesion", 1.0),)
     assert found.learned["dice_after"] == pytest.approx(2 * 7 / (7 + 8))
@@ -116,9 +117,9 @@ def test_what_nobody_labelled_or_looked_for_teaches_nothing():
     truth, prediction = masks_of("ooo... ......"), masks_of("ooo..o ......")
     judged = np.ones(truth.shape[1:], bool)
     judged[0, 5] = False
-    assert postprocessing.learn([case_of(truth, prediction, judged=judged)], NAMES).steps == ()
-    assert postprocessing.learn([case_of(truth, prediction, names=("lesion",))], NAMES).steps == ()
-    assert postprocessing.learn([case_of(truth, prediction)], NAMES).steps == (Step(LARGEST),)
+    assert step_selection.learn([case_of(truth, prediction, judged=judged)], NAMES).steps == ()
+    assert step_selection.learn([case_of(truth, prediction, names=("lesion",))], NAMES).steps == ()
+    assert step_selection.learn([case_of(truth, prediction)], NAMES).steps == (Step(LARGEST),)
 
 
 @hypothesis.settings(deadline=None, max_examples=60)
@@ -127,7 +128,7 @@ def test_what_nobody_labelled_or_looked_for_teaches_nothing():
 )
 def test_no_name_is_ever_worse_for_what_was_learnt(drawn):
     cases = [case_of(t, p, "ct" if n else "t1", j) for n, (t, p, j) in enumerate(drawn)]
-    found = postprocessing.learn([case.cropped() for case in cases], NAMES)
+    found = step_selection.learn([case.cropped() for case in cases], NAMES)
     rows = {(row["modality"], row["name"]): row for row in found.learned["table"]}
     for (modality, name), row in rows.items():
         # A name that nobody has and nobody finds any more has no Dice left to fall.
@@ -151,8 +152,8 @@ def test_no_name_is_ever_worse_for_what_was_learnt(drawn):
 @hypothesis.given(MASKS, MASKS)
 def test_a_size_is_judged_as_if_it_had_been_applied(truth, prediction):
     case = case_of(truth, prediction, voxel=3.0)
-    before = postprocessing._scores([case], NAMES)
-    step = postprocessing._best_size([case], NAMES, "lesion", before)
+    before = step_selection._scores([case], NAMES)
+    step = step_selection._best_size([case], NAMES, "lesion", before)
     numbers, sizes = ndimage.label(prediction[1], np.ones((3, 3, 3)))
     wrong = {
         3.0 * np.sum(numbers == n) for n in range(1, sizes + 1) if not truth[1][numbers == n].any()
@@ -174,7 +175,7 @@ def test_a_size_is_judged_as_if_it_had_been_applied(truth, prediction):
 
 def test_a_file_gives_the_same_steps_back(tmp_path):
     truth, prediction = masks_of("ooo... ......"), masks_of("ooo..o ......")
-    found = postprocessing.learn([case_of(truth, prediction)], NAMES)
+    found = step_selection.learn([case_of(truth, prediction)], NAMES)
     path = found.save(tmp_path)
     loaded = Postprocessing.load(tmp_path)
     assert (loaded.steps, loaded.learned) == (found.steps, config.finite(found.learned))
@@ -211,7 +212,7 @@ def test_cropping_changes_no_verdict():
     case = case_of(truth, prediction)
     small = case.cropped()
     assert small.truth.shape == (2, 3, 2, 1)
-    first, second = (postprocessing.learn([c], NAMES) for c in (case, small))
+    first, second = (step_selection.learn([c], NAMES) for c in (case, small))
     assert first == second
     empty = dataclasses.replace(case, truth=truth & False, prediction=truth & False).cropped()
     assert empty.truth.shape == (2, 1, 1, 1)

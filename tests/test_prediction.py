@@ -14,7 +14,7 @@ from commands import unigan
 from stub_runs import AFFINE, SHAPE, Slope, make_plan, write_run
 
 import keras_unigan
-from keras_unigan import config, inference, prediction, uncertainty, views
+from keras_unigan import config, derivatives, inference, prediction, uncertainty, views
 from keras_unigan.data import nifti, preprocessing
 from keras_unigan.errors import CodedError
 from keras_unigan.postprocessing import LARGEST, Postprocessing, Step
@@ -303,5 +303,11 @@ def test_a_scan_that_raises_the_alarm_is_told_and_segmented_all_the_same(runs):
         assert found.shape == SHAPE
         assert len(caught) == (threshold < 9)
     alarm.threshold = 8.0
-    with pytest.warns(prediction.UnlikeTraining, match=r"KUG-D38 .*9\.0 as t1.*most like ct"):
+    with pytest.warns(
+        keras_unigan.alarm.UnlikeTraining, match=r"KUG-D38 .*scores 9 as t1.*most like ct"
+    ):
         prediction.predict(ensemble, runs / "scan.nii.gz", "T1")
+    bids = derivatives.scan_of(runs / "scan.nii.gz", "t1")
+    with pytest.warns(keras_unigan.alarm.UnlikeTraining, match="KUG-D38"):
+        written = derivatives.segment(ensemble, bids, runs / "bids")
+    assert all(path.is_file() for path in written)

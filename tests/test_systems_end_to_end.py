@@ -36,6 +36,7 @@ def train(house, run, name, settings):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_run_predicts_is_scored_and_exported(house, tmp_path, name):
     run, scan = tmp_path / "run", next((house / "study").rglob("*_ct.nii.gz"))

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import zipfile
 
 import browsers
 import httpx
@@ -234,7 +235,10 @@ def test_files_that_are_too_large_are_refused(tmp_path):
             for _ in range(20):
                 yield bytes(1000)
 
-        for content in (bytes(10_001), bomb, endless()):
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file:
+            file.writestr("a.dcm", bytes(10**6))
+        for content in (bytes(10_001), bomb, endless(), packed.getvalue()):
             answer = asked.post("/api/scans?name=big.nii.gz", content=content)
             assert code(answer) == (413, "KUG-S03")
         assert not shown.entries

@@ -18,8 +18,8 @@ STATE = "state.json"
 class BestNetwork(keras.callbacks.Callback):
     """Saves `model.network` (the averaged segmentor) whenever the validation Dice is the best yet.
 
-    What the game keeps beside it (`kept`) goes to files of their names. A run without validation, or without
-    a segmentor to validate, saves after every epoch.
+    What the game keeps beside it (`kept`) goes to files of their names. A run without validation,
+    or without a segmentor to validate, saves after every epoch.
 
     Args:
         path: The `.keras` file.

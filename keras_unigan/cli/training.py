@@ -100,13 +100,13 @@ def train(
         printer.say(*training.sentences(found))
         printer.result({**data, "forecast": found})
         return
-    own = {"resume": resume, "overwrite": overwrite, "quiet": printer.silent}
-    own["memory_gib"] = memory
+    ways = {"resume": resume, "overwrite": overwrite, "quiet": printer.silent}
+    ways["memory_gib"] = memory
     try:
         if folds is not None:
-            _cross_validate(printer, experiment, folds, own)
+            _cross_validate(printer, experiment, folds, ways)
             return
-        summary = training.run(experiment, **own)
+        summary = training.run(experiment, **ways)
     except KeyboardInterrupt:
         more = "" if folds is None else f" --folds {folds} and what else was said"
         again = f"unigan train {shards} -o {output} --resume{more}"

@@ -43,7 +43,7 @@ def translate(
     use_device(device)
     from keras_unigan import translation
 
-    model = translation.load(run)
+    model = translation.load(run, alarm=True)
     translation.check_target(model.plan, to)
     printer.say(f"Synthetic images. {NOTICE}")
     each(

@@ -46,10 +46,11 @@ def tune(
             "a folder for several runs, and none for one, which keeps its own",
             fix="unigan tune RUN RUN study.json -o ENSEMBLE",
         )
-    from keras_unigan import alarm, postprocessing, prediction
+    from keras_unigan import alarm, inference, postprocessing, prediction, translation
 
     folder = output or runs[0]
-    claim(f"{folder}/{postprocessing.FILE}", overwrite)
+    for name in (postprocessing.FILE, alarm.FILE):
+        claim(f"{folder}/{name}", overwrite)
     use_device(device)
     from keras_unigan import tuning
 
@@ -59,11 +60,15 @@ def tune(
         prediction.load(runs, postprocessing=False, alarm=False)
         prediction.save_ensemble(output, runs)
         printer.say(f"Wrote {output}/{prediction.ENSEMBLE}")
-    learned = tuning.learn_postprocessing(folder, study, tta, not unknown_modality)
-    show(printer, learned)
-    path = f"{folder}/{postprocessing.FILE}"
-    printer.say(f"Wrote {path}")
-    summary = {"steps": learned.described, **learned.learned, "outputs": [path]}
+    summary: dict = {"outputs": []}
+    if output is not None or translation.segments(inference.load_network(folder)):
+        learned = tuning.learn_postprocessing(folder, study, tta, not unknown_modality)
+        show(printer, learned)
+        summary |= {"steps": learned.described, **learned.learned}
+        summary["outputs"].append(f"{folder}/{postprocessing.FILE}")
+        printer.say(f"Wrote {folder}/{postprocessing.FILE}")
+    else:
+        printer.say("No post-processing: the run only translates")
     if output is None:
         summary["alarm"] = tuning.learn_alarm(folder, study, not unknown_modality)
         show_alarm(printer, summary["alarm"])
@@ -71,7 +76,7 @@ def tune(
             summary["outputs"].append(f"{folder}/{alarm.FILE}")
             printer.say(f"Wrote {folder}/{alarm.FILE}")
     printer.result(summary, f"unigan evaluate {quote(folder)} {quote(study)}")
-    if learned.learned["failed"] or summary.get("alarm", {}).get("failed"):
+    if summary.get("failed") or summary.get("alarm", {}).get("failed"):
         raise typer.Exit(3)
 
 
@@ -101,7 +106,7 @@ def show_alarm(printer, found):
         return
     seen = ", ".join(f"{count} {modality}" for modality, count in found["training"].items())
     printer.say(
-        f"Alarm above {found['threshold']:.1f}: fitted to training volumes ({seen}); of scans like "
+        f"Alarm above {found['threshold']:.3g}: fitted to training volumes ({seen}); of scans like "
         f"the {len(found['validation'])} validation volumes at most {found['false_alarms']:.0%} "
         "raise it"
     )

@@ -149,7 +149,6 @@ def checkpointed(run):
     if not ((run / "checkpoints").is_dir() and (run / "config.json").is_file()):
         return None
     past = Experiment.load(run / "config.json")
-    state = Checkpoint.read(run / "checkpoints")
     game = build_model(
         past.model,
         Plan.load(run / "plan.json"),
@@ -161,11 +160,26 @@ def checkpointed(run):
         compile=False,
         total_steps=past.horizon,
     )
-    game.load_weights(run / "checkpoints" / str(state.weights))
+    _load(game, run / "checkpoints")
     return {
         role: getattr(game, f"ema_{role}" if role in game.averaged else role)
         for role in game.given()
     }
+
+
+def _load(game, folder):
+    """Puts the weights of a checkpoint folder into a game, also while a run replaces them."""
+    for last in (False, True):
+        path = folder / str(Checkpoint.read(folder).weights)
+        try:
+            game.load_weights(path)
+            return
+        except FileNotFoundError as error:
+            # The state names a newer file once the one that it named is gone.
+            if last:
+                raise CodedError(
+                    "KUG-T04", path, "no such file", "the weights that state.json names"
+                ) from error
 
 
 def _other(run, found, expected):

@@ -8,7 +8,9 @@ origin are refused.
 
 import hmac
 import importlib.metadata
+import io
 import re
+import zipfile
 import zlib
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -257,7 +259,14 @@ def _with_headers(send):
 
 
 def _unpacks_beyond(data, most):
-    """Whether gzip bytes unpack to more than `most`, without holding them."""
+    """Whether the bytes of a gzip or zip file unpack to more than `most`, without holding them."""
+    if data.startswith(b"PK"):
+        try:
+            with zipfile.ZipFile(io.BytesIO(data)) as packed:
+                # Reading stops at the size that a member declares.
+                return sum(member.file_size for member in packed.infolist()) > most
+        except (zipfile.BadZipFile, ValueError, NotImplementedError):
+            return False  # whoever reads it says what is wrong with it
     if not data.startswith(b"\x1f\x8b"):
         return False
     unpack, total, rest = zlib.decompressobj(wbits=31), 0, data
@@ -266,5 +275,5 @@ def _unpacks_beyond(data, most):
             total += len(unpack.decompress(rest, 2**20))
             rest = unpack.unconsumed_tail
     except zlib.error:
-        return False  # whoever reads it says what is wrong with it
+        return False
     return total > most

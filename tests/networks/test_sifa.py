@@ -13,14 +13,10 @@ from keras_unigan.networks import (
     SynSegNetwork,
 )
 
-INSTANCE = (
-    "first/bias",
-    "down_1/bias",
-    "down_2/bias",
-    "_conv_",
-    "up_2/bias",
-    "up_1/bias",
-    "up_0/bias",
+# Biases that a norm takes out again.
+INSTANCE = tuple(
+    f"{name}/bias"
+    for name in ("first", "down_1", "down_2", "_conv_0", "_conv_1", "up_2", "up_1", "up_0")
 )
 
 
@@ -49,7 +45,7 @@ def test_sifa_network(tmp_path):
         [(2, 16, 24, 2), (1, 8, 16, 2)],
         lambda s: [(*s[:-1], 3), (*s[:-1], 3), s, s],
         tmp_path,
-        cancelled=(*INSTANCE, "dilated"),
+        cancelled=INSTANCE,
     )
 
 

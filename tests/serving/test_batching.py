@@ -197,10 +197,8 @@ def test_a_full_queue_says_so_to_both_protocols(base, tmp_path):
         slow = predict(signature="slow", inputs={"rounds": np.array([10**7], np.int32)})
         held = [stubs.prediction.Predict.future(slow)]
         # The queue holds one: the second may come when the first has been taken from it.
-        while (
-            ':batching_session:queuing_latency_count{thread_pool_name="model_server_batch_threads"} 2'
-            not in (running.metrics.page())
-        ):
+        name = 'queuing_latency_count{thread_pool_name="model_server_batch_threads"}'
+        while f":batching_session:{name} 2" not in running.metrics.page():
             assert not held[0].done(), "over before it was seen to run"
             time.sleep(0.005)
         held.append(stubs.prediction.Predict.future(slow))

@@ -191,3 +191,27 @@ def test_a_run_starts_from_another(experiment, tmp_path, capsys):
     assert '"copied"' in text
     a, b = (training.load_model(tmp_path / r).get_weights()[0] for r in "ab")
     assert 0 < np.abs(a - b).max() < 0.01
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_read(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    run_of(folder, "joint", make_plan())
+    state = Checkpoint.read(folder / "checkpoints")
+    weights = folder / "checkpoints" / str(state.weights)
+    newer = weights.with_name("step_00000009.weights.h5")
+    read, states = Checkpoint.read, []
+
+    def replaced(path):
+        found = read(path)
+        if not states:  # between the state and the weights that it names, the run saves again
+            weights.rename(newer)
+            Checkpoint(path, dataclasses.replace(found, weights=newer.name)).save_state()
+        states.append(found)
+        return found
+
+    monkeypatch.setattr(Checkpoint, "read", staticmethod(replaced))
+    assert transfer.checkpointed(folder)["segmentor"].built
+    assert len(states) == 2
+    newer.unlink()
+    with pytest.raises(CodedError, match=r"KUG-T04 .*: found no such file, expected the weights"):
+        transfer.checkpointed(folder)

@@ -94,8 +94,8 @@ class _Pass:
             self.found.append(entry.of_error(error, "image"))
             return
         if volume.synthetic and entry.case.split in SPLITS[1:]:
-            error = synthetic_error(entry.name, entry.case.split)
-            self.found.append(entry.of_error(error, "image"))
+            marked = synthetic_error(entry.name, entry.case.split)
+            self.found.append(entry.of_error(marked, "image"))
         self.found += voxels.image_findings(entry, volume.array)
         if label is not None:
             self.found += geometry.pair_findings(entry, volume, label)
