@@ -113,6 +113,9 @@ def test_all_systems_get_the_same_budget(study, tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "run", noted)
     settings = bench.Settings(7, 3, 5, augment="standard")
     bench.run(*study, tmp_path / "b", ["joint", "nnunet_plain"], settings=settings)
+    bench.run(*study, tmp_path / "c", ["synth_contrast"], settings=settings)
+    # What is painted is what this one learns from.
+    assert tasks.pop()["experiment"]["train"]["augment"] is None
     for task in tasks:
         experiment = task["experiment"]
         assert (experiment["steps"], experiment["network"]) == (7, {"filters": 5})

@@ -179,7 +179,7 @@ def test_a_true_run_is_the_same_to_the_bit(shards, tmp_path):
 
     settings = ["train.steps_per_epoch=3", "train.learning_rate=1e-2", "train.ema_decay=0.9"]
     settings = [text for setting in settings for text in ("--set", setting)]
-    train = ["--model", "segan", "--epochs", 1, "--seed", 5, "--deterministic", *settings]
+    train = ["--model", "segan", "--epochs", 4, "--seed", 5, "--deterministic", *settings]
     unigan("train", shards, "-o", tmp_path / "run", *train)
     unigan("evaluate", tmp_path / "run", study)
     unigan("reproduce", tmp_path / "run" / "run.json", "-o", tmp_path / "again", "--tolerance", 0)

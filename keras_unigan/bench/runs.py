@@ -30,7 +30,8 @@ class Settings:
         filters: Width of the main network at full resolution; other networks of a system keep
             their proportion to it. None: the plan's.
         steps_per_epoch: Steps from one validation to the next.
-        augment: Level of augmentation, for all; None leaves each system its own.
+        augment: Level of augmentation, for all but those that learn from painted images; None
+            leaves each system its own.
         spatial_dims: 2 or 3.
         split: What is scored.
     """
@@ -187,7 +188,9 @@ def _one(study, shards, output, name, seed, settings):
     train["steps_per_epoch"] = min(settings.steps_per_epoch, settings.steps)
     # Where few subjects are trained on, a class may be missing in a modality by chance.
     train["allow_missing_classes"] = True
-    if settings.augment is not None:
+    # Painting is no augmentation of a system, but what it learns from.
+    paints = SYSTEMS[name].get("train", {}).get("augment") == "paint"
+    if settings.augment is not None and not paints:
         train["augment"] = settings.augment
     folder = output / "runs" / f"{name.replace('+', '_')}_{seed}"
     experiment = one.experiment_dict(

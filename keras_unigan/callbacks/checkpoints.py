@@ -3,6 +3,7 @@
 import math
 import os
 import time
+import warnings
 from pathlib import Path
 
 import keras
@@ -151,7 +152,7 @@ class Checkpoint(keras.callbacks.Callback):
         """
         path = Path(folder or self.folder) / str(self.state.weights)
         try:
-            model.load_weights(path)
+            load_weights(model, path)
             with np.load(str(path).removesuffix(".weights.h5") + ".npz") as file:
                 arrays = {key: file[key] for key in file.files}
             values = [arrays[key] for key in sorted(arrays) if key.startswith("rest")]
@@ -183,6 +184,24 @@ class Checkpoint(keras.callbacks.Callback):
                 fix="train with --overwrite in place of --resume",
             )
         return from_dict(State, read_json(folder / STATE), str(folder / STATE))
+
+
+def load_weights(model, path):
+    """Loads a weights file that must fit as a whole.
+
+    Keras passes over what it finds no group for in the file with a warning, and leaves the fresh
+    weights.
+
+    Raises:
+        ValueError: For a file of other networks.
+        OSError: For a file that is not there, or damaged.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Skipping nested container")
+        try:
+            model.load_weights(path)
+        except UserWarning as warning:
+            raise ValueError(str(warning).split(".")[0]) from warning
 
 
 def metric_variables(model):

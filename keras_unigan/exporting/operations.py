@@ -10,7 +10,7 @@ KNOWN_SINCE = "2.19"
 """TensorFlow whose registry is to have each of `KNOWN`."""
 
 _NAMES = """
-    Abs Add AddV2 All Any ArgMax Assert AssignVariableOp AvgPool AvgPool3D BatchMatMulV2
+    Abs Add AddV2 All Any ArgMax ArgMin Assert AssignVariableOp AvgPool AvgPool3D BatchMatMulV2
     BatchToSpaceND BiasAdd BroadcastArgs BroadcastTo Case Cast Ceil ClipByValue ConcatV2 Const
     Conv2D Conv2DBackpropInput Conv3D Conv3DBackpropInputV2 Cross DecodeCompressed DecodeRaw
     DepthToSpace DepthwiseConv2dNative DisableCopyOnRead Einsum Elu EnsureShape Equal Erf Exp
@@ -23,7 +23,8 @@ _NAMES = """
     ReverseV2 Rsqrt SaveV2 Select SelectV2 Selu SerializeTensor Shape ShardedFilename Sigmoid
     Size Slice Softmax Softplus SpaceToBatchND SpaceToDepth
     Split SplitV Sqrt Square SquaredDifference Squeeze StatefulPartitionedCall StatelessCase
-    StatelessIf StatelessWhile StaticRegexFullMatch StopGradient StridedSlice
+    StatelessIf StatelessRandomGetKeyCounter StatelessRandomNormalV2 StatelessWhile
+    StaticRegexFullMatch StopGradient StridedSlice
     StringJoin StringLength StringLower StringStrip Sub Substr Sum Svd Tanh
     TensorDataset TensorListFromTensor TensorListGetItem TensorListReserve TensorListSetItem
     TensorListStack TensorStridedSliceUpdate Tile TopKV2 Transpose Unpack UnsortedSegmentSum

@@ -14,6 +14,7 @@ import numpy as np
 
 from keras_unigan import inference
 from keras_unigan.callbacks import Checkpoint
+from keras_unigan.callbacks.checkpoints import load_weights
 from keras_unigan.config import Experiment, Labels, Plan
 from keras_unigan.errors import CodedError
 from keras_unigan.training.building import build_model
@@ -172,8 +173,13 @@ def _load(game, folder):
     for last in (False, True):
         path = folder / str(Checkpoint.read(folder).weights)
         try:
-            game.load_weights(path)
+            load_weights(game, path)
             return
+        except (ValueError, KeyError) as error:
+            found = f"weights that do not load ({str(error).splitlines()[0]})"
+            raise CodedError(
+                "KUG-T04", path, found, "weights that this version of the package wrote"
+            ) from error
         except FileNotFoundError as error:
             # The state names a newer file once the one that it named is gone.
             if last:

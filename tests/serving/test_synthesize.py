@@ -11,7 +11,7 @@ from checks import plan as make_plan
 from keras_unigan import export
 from keras_unigan.config import Labels
 from keras_unigan.errors import CodedError
-from keras_unigan.exporting import requests
+from keras_unigan.exporting import operations, requests
 from keras_unigan.networks import ImageRenderer, MaskGenerator, UNet
 from keras_unigan.serving import gates
 
@@ -38,6 +38,7 @@ def served(synthesizer, tmp_path_factory):
     """Model card, and the signature of a SavedModel that was loaded again."""
     folder = tmp_path_factory.mktemp("model") / "1"
     card = export.export(UNet(1, 3, 2, 2), PLAN, folder, synthesizer=synthesizer)
+    assert operations.unknown(folder) == []
     loaded = tf.saved_model.load(str(folder))
     return card, loaded.signatures["synthesize"], loaded
 

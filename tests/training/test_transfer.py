@@ -215,3 +215,14 @@ def test_a_checkpoint_that_is_replaced_while_it_is_read(tmp_path, monkeypatch):
     newer.unlink()
     with pytest.raises(CodedError, match=r"KUG-T04 .*: found no such file, expected the weights"):
         transfer.checkpointed(folder)
+
+
+def test_a_checkpoint_of_other_networks_is_refused(tmp_path):
+    run_of(tmp_path / "run", "joint", make_plan())
+    run_of(tmp_path / "other", "segan", make_plan())
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        path.unlink()
+    for path in (tmp_path / "other" / "checkpoints").iterdir():
+        path.rename(tmp_path / "run" / "checkpoints" / path.name)
+    with pytest.raises(CodedError, match=r"KUG-T04 .*: found weights that do not load \("):
+        transfer.checkpointed(tmp_path / "run")
