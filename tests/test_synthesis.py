@@ -159,10 +159,6 @@ def gate_of(run, probabilities, likely=None, **options):
     predictor.spatial_dims = 2
     gate.predictor = predictor
     if likely is not None:
-        gate.classifier = types.SimpleNamespace(
-            spatial_dims=2, channels=1, patch_size=(32, 32),
-            __call__=None,
-        )  # fmt: skip
         gate._probability = lambda *_: likely
     return gate
 

@@ -88,12 +88,13 @@ def _of_modalities(scores):
     for row in scores["table"]:
         found.setdefault(row["modality"], []).append(row)
     return {
-        modality: {score: _mean([row[f"{score}_mean"] for row in rows]) for score in SCORES}
+        modality: {score: mean([row[f"{score}_mean"] for row in rows]) for score in SCORES}
         for modality, rows in found.items()
     }
 
 
-def _mean(values):
+def mean(values):
+    """Mean of the numbers that are defined, or None where there is none."""
     kept = [value for value in values if value is not None and value == value]
     return statistics.fmean(kept) if kept else None
 

@@ -17,7 +17,7 @@ from keras_unigan.systems import PAIR, PAIRS_MADE, SYSTEMS, TRANSLATED
 ROWS = "rows.jsonl"
 
 PHANTOMS = {"steps": 60, "batch_size": 4, "filters": 8, "steps_per_epoch": 30}
-"""Budget of the bench on phantoms: half an hour for all systems on two cores."""
+"""Budget of the bench on phantoms: small, so that all systems get through it on two cores."""
 
 
 @dataclasses.dataclass(frozen=True)

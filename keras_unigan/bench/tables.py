@@ -7,6 +7,7 @@ import matplotlib.figure
 
 from keras_unigan import comparison
 from keras_unigan.aggregation import write_csv
+from keras_unigan.bench.one import mean
 from keras_unigan.bench.runs import key_of, read_rows
 from keras_unigan.config import finite, write_json
 
@@ -54,7 +55,7 @@ def _line(rows):
     """Line of the table: means over the seeds of a system, and their spread."""
     modalities = {
         modality: {
-            score: _mean([row["modalities"].get(modality, {}).get(score) for row in rows])
+            score: mean([row["modalities"].get(modality, {}).get(score) for row in rows])
             for score in ("dice", "hd95", "assd")
         }
         for modality in dict.fromkeys(m for row in rows for m in row["modalities"])
@@ -63,7 +64,7 @@ def _line(rows):
     return {
         "system": rows[0]["system"],
         "seeds": len(rows),
-        "macro_dice": _mean(dice),
+        "macro_dice": mean(dice),
         "least_dice": min(dice, default=None),
         "most_dice": max(dice, default=None),
         "modalities": modalities,
@@ -75,11 +76,6 @@ def _line(rows):
         "undefined": sum(row["undefined"] for row in rows),
         "failed": sum(row["failed"] for row in rows),
     }
-
-
-def _mean(values):
-    kept = [value for value in values if value is not None]
-    return statistics.fmean(kept) if kept else None
 
 
 def _compare(groups, baseline):
@@ -123,7 +119,7 @@ def page(lines, refused, compared, baseline):
         cells = [line["system"], *(_number(of.get(m, {}).get("dice")) for m in modalities)]
         cells.append(_spread(line))
         for score in ("hd95", "assd"):
-            cells.append(_number(_mean([scores[score] for scores in of.values()]), 1))
+            cells.append(_number(mean([scores[score] for scores in of.values()]), 1))
         cells += [f"{line['parameters']:,}", f"{line['macs'] / 1e9:.2f} G"]
         cells += [_number(line[k], 2) for k in ("step_seconds", "inference_seconds", "peak_gib")]
         text.append(f"| {' | '.join(cells)} |")
