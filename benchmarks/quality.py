@@ -27,6 +27,8 @@ LABELS = {
 }
 MODALITIES = ("ct", "flair", "t1", "t2")
 ROWS = Path(__file__).parent / "quality.jsonl"
+GRADIENTS = ("segmentor_gradient_norm", "segmentor_gradient_sd")
+BENCH = Path(__file__).parent / "bench" / "semireal.jsonl"
 
 NO_D = {"adversarial_weight": 0.0, "domain_weight": 0.0}
 ADAM, MUON = {"optimizer": "adam"}, {"optimizer": "muon"}
@@ -198,7 +200,7 @@ def one(system, setting, seed, options):
         "learning_rate": options.learning_rate,
         "train_seconds": round(seconds),
     }
-    for name in ("segmentor_gradient_norm", "segmentor_gradient_sd"):
+    for name in GRADIENTS:
         values = [float(r[name]) for r in history if r.get(name)]
         if values:
             row[name] = round(statistics.fmean(values), 4)
@@ -208,7 +210,8 @@ def one(system, setting, seed, options):
         present = SETTINGS[setting][1]
         row["known"] = score(output, whole, present, known=True)
         # A specialist is asked for its own modality only.
-        others = MODALITIES if len(present) > 1 else ()
+        asked = MODALITIES if options.unknown else sorted({*MODALITIES} - {*present})
+        others = asked if len(present) > 1 else ()
         row["unknown"] = score(output, whole, others, known=False)
         # As a user would ask: a modality that the run has not seen cannot be named.
         row["test"] = {**row["unknown"], **row["known"]}
@@ -229,6 +232,23 @@ def run(options):
         comparing.add_row(options.rows, row)
 
 
+def bench_rows():
+    """Rows of `unigan bench` on the full setting, as rows of this file.
+
+    The bench trains the same study with the same options, so that no run has to be made twice.
+    """
+    for row in comparing.read_rows(BENCH):
+        if "refused" not in row:
+            same = {name: row[name] for name in ("system", "seed", "steps", "filters", "augment")}
+            same |= {name: row[name] for name in GRADIENTS if name in row}
+            yield {
+                **{"setting": "full", "batch": row["batch_size"], "tag": "", **same},
+                "train_seconds": row["train_seconds"],
+                "test": row["modalities"],
+                "macro": row["macro_dice"],
+            }
+
+
 def individuals(rows):
     """Rows of "individual" in the full setting: four specialists of one seed and budget."""
     found = {}
@@ -247,37 +267,54 @@ def individuals(rows):
 
 
 def table(options):
-    """Prints a Markdown table for each setting and budget: mean and spread over seeds."""
-    groups, rows = {}, comparing.read_rows(options.rows)
+    """Prints a Markdown table for each setting and budget: mean and spread over seeds.
+
+    Gradient: standard deviation of the segmentor's gradient norm over the steps of an epoch,
+    divided by its mean, both averaged over epochs.
+    """
+    groups, rows = {}, [*comparing.read_rows(options.rows), *bench_rows()]
+    specialists = individuals(rows)
     rows = [row for row in rows if not row["setting"].startswith("only ")]
-    for row in [*rows, *individuals(comparing.read_rows(options.rows))]:
+    for row in [*rows, *specialists]:
         if "test" in row:
             budget = (row["setting"], row["steps"], row["batch"], row["filters"])
             groups.setdefault(budget, {}).setdefault(row["system"] + row["tag"], []).append(row)
     for (setting, steps, batch, filters), systems in groups.items():
         print(f"\n### {setting} ({steps} steps of {batch}, width {filters})\n")
-        heads = [*MODALITIES, "macro", "HD95 mm", "ASSD mm", "seeds", "train s"]
+        heads = [*MODALITIES, "macro", "HD95 mm", "ASSD mm", "gradient", "seeds", "train s"]
         print(f"| system | {' | '.join(heads)} |\n|---|{'---|' * len(heads)}")
-        for system, rows in systems.items():
+        for system, rows in sorted(systems.items(), key=best_first):
             cells = [spread([r["test"][m]["dice"] for r in rows]) for m in MODALITIES]
             cells.append(spread([r["macro"] for r in rows]))
             for name in ("hd95", "assd"):
                 each = [statistics.fmean(m[name] for m in r["test"].values()) for r in rows]
                 cells.append(f"{statistics.fmean(each):.1f}")
+            norms = [tuple(r[name] for name in GRADIENTS) for r in rows if GRADIENTS[0] in r]
+            cells.append(spread([sd / norm for norm, sd in norms], 2) if norms else "–")
             cells += [str(len(rows)), f"{statistics.median(r['train_seconds'] for r in rows):.0f}"]
             print(f"| {system} | {' | '.join(cells)} |")
 
 
-def spread(values):
+def best_first(group):
+    """Sorts the systems of a table by their mean."""
+    return -statistics.fmean(row["macro"] for row in group[1])
+
+
+def spread(values, digits=3):
     """Mean, and lowest and highest where there are several."""
-    text = f"{statistics.fmean(values):.3f}"
-    return text if len(values) == 1 else f"{text} ({min(values):.3f} to {max(values):.3f})"
+    text = f"{statistics.fmean(values):.{digits}f}"
+    if len(values) == 1:
+        return text
+    return f"{text} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
 def main():
     parser = comparing.parser(__doc__, ROWS)
     parser.add_argument("--systems", type=lambda s: s.split(";"), default=list(SYSTEMS))
     parser.add_argument("--settings", type=lambda s: s.split(";"), default=["full"])
+    parser.add_argument(
+        "--unknown", action="store_true", help="also score trained modalities as unknown"
+    )
     options = parser.parse_args()
     {"run": run, "table": table}[options.action](options)
 

@@ -30,6 +30,8 @@ def row_of(task):
     # A run that was interrupted goes on; one that is done is only scored again.
     experiment = from_dict(Experiment, task["experiment"], "experiment")
     row = {"system": experiment.model, "seed": experiment.seed, "steps": experiment.steps}
+    row |= {"batch_size": experiment.train.batch_size, "augment": experiment.train.augment}
+    row["filters"] = experiment.network.get("filters")
     try:
         return row | measured(experiment, task["study"], task["split"])
     except CodedError as error:
@@ -52,7 +54,13 @@ def measured(experiment, study, split):
     network, plan = training.load_run(folder)
     history = (folder / "history.csv").read_text().splitlines()
     names = history[0].split(",")
-    steps = [float(line.split(",")[names.index("step_seconds")]) for line in history[1:]]
+    steps = _column(history, names, "step_seconds")
+    # How large the segmentor's gradient is, and how much it changes from step to step.
+    gradient = {
+        name: mean(_column(history, names, name))
+        for name in ("segmentor_gradient_norm", "segmentor_gradient_sd")
+        if name in names
+    }
     return {
         "parameters": sum(math.prod(variable.shape) for variable in network.trainable_variables),
         "macs": counting.network_macs(
@@ -65,7 +73,8 @@ def measured(experiment, study, split):
         # Kibibytes on Linux, bytes on macOS.
         "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         / (2**30 if sys.platform == "darwin" else 2**20),
-        "val_dice": _best(history, names),
+        "val_dice": max(_column(history, names, "val_dice"), default=None),
+        **gradient,
         "macro_dice": scores["macro_dice"],
         "modalities": _of_modalities(scores),
         "undefined": scores["undefined"],
@@ -74,12 +83,12 @@ def measured(experiment, study, split):
     }
 
 
-def _best(history, names):
-    if "val_dice" not in names:
-        return None
-    place = names.index("val_dice")
-    values = [line.split(",")[place] for line in history[1:]]
-    return max((float(value) for value in values if value), default=None)
+def _column(history, names, name):
+    """Numbers of a column of `history.csv`; none where it has no such column."""
+    if name not in names:
+        return []
+    values = [line.split(",")[names.index(name)] for line in history[1:]]
+    return [float(value) for value in values if value]
 
 
 def _of_modalities(scores):

@@ -71,6 +71,46 @@ def polynomial(rate, steps, power=0.9):
     return keras.optimizers.schedules.PolynomialDecay(rate, steps, 0.0, power)
 
 
+def halving(rate, every, floor=0.0):
+    """`rate`, halved again and again.
+
+    Args:
+        rate: First rate.
+        every: Steps from one halving to the next.
+        floor: Lowest rate, if `rate` is not lower still.
+
+    Returns:
+        `keras.optimizers.schedules.LearningRateSchedule`.
+
+    Raises:
+        ValueError: Where the numbers make no schedule.
+    """
+    _check(rate, every, "floor", min(floor, 1.0))
+    return Halving(rate, every, min(floor, rate))
+
+
+@keras.saving.register_keras_serializable(package="keras_unigan")
+class Halving(keras.optimizers.schedules.LearningRateSchedule):
+    """`rate`, halved every `every` steps, never below `floor`.
+
+    Args:
+        rate: First rate.
+        every: Steps from one halving to the next.
+        floor: Lowest rate.
+    """
+
+    def __init__(self, rate, every, floor=0.0):
+        self.rate, self.every, self.floor = rate, every, floor
+
+    def __call__(self, step):
+        # Whole numbers: as a float32 quotient, a step just before a halving may round up to it.
+        times = keras.ops.cast(keras.ops.cast(step, "int32") // self.every, "float32")
+        return keras.ops.maximum(self.rate * 0.5**times, self.floor)
+
+    def get_config(self):
+        return {name: getattr(self, name) for name in ("rate", "every", "floor")}
+
+
 @keras.saving.register_keras_serializable(package="keras_unigan")
 class ConstantThenLinear(keras.optimizers.schedules.LearningRateSchedule):
     """`rate` until step `start`, then in a straight line to `floor` at step `end`.

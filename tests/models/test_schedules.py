@@ -5,7 +5,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_unigan.models.schedules import ConstantThenLinear, constant_then_linear, cosine
+from keras_unigan.models.schedules import (
+    ConstantThenLinear,
+    constant_then_linear,
+    cosine,
+    halving,
+)
 
 
 def rates(schedule, *steps):
@@ -37,12 +42,21 @@ def test_constant_then_linear():
     assert rates(constant_then_linear(1e-4, 10, share=0.0), 0, 5) == pytest.approx([1e-4, 5e-5])
 
 
+def test_halving():
+    schedule = halving(1e-4, 25, floor=3e-5)
+    expected = [1e-4, 1e-4, 5e-5, 5e-5, 3e-5, 3e-5]
+    assert rates(schedule, 0, 24, 25, 49, 50, 10**6) == pytest.approx(expected, rel=1e-6)
+    # Far into a long run the last step before a halving still belongs to the old rate.
+    long = halving(1.0, 1400)
+    assert rates(long, 1400 * 9 - 1, 1400 * 9) == pytest.approx([2**-8, 2**-9])
+
+
 def test_a_rate_below_the_floor_stays():
     for make in (cosine, constant_then_linear):
         assert rates(make(1e-7, 10, floor=1e-6), 8, 10) == pytest.approx([1e-7] * 2, rel=1e-3)
 
 
-@pytest.mark.parametrize("make", [cosine, constant_then_linear])
+@pytest.mark.parametrize("make", [cosine, constant_then_linear, halving])
 def test_round_trip_and_graph(make):
     schedule = make(1e-3, 20, floor=1e-5)
     optimizer = keras.optimizers.Adam(schedule)

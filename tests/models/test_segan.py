@@ -347,6 +347,18 @@ def test_default_optimizers(options, kind, rate):
             assert float(optimizer.learning_rate) == pytest.approx(given or rate)
 
 
+@pytest.mark.parametrize("options", [{}, PAPER], ids=["adam", "rmsprop"])
+def test_rates_are_halved_where_asked(options):
+    model = game(**options, halve_every=10)
+    assert model.get_config()["halve_every"] == 10
+    for optimizer in model.default_optimizers(0.5, 0.25).values():
+        rate = optimizer._learning_rate
+        assert [float(rate(s)) / float(rate(0)) for s in (9, 10, 20)] == [1.0, 0.5, 0.25]
+        assert float(rate(10_000)) == pytest.approx(1e-8)
+    with pytest.raises(ValueError, match="halve_every >= 1 or None, got 0"):
+        game(**options, halve_every=0)
+
+
 def test_skin_lesion_form_plays():
     a_plan = plan(size=64)
     options = {"mask_mode": "multiply", "weighting": "flat", "constraint": "clip"}
