@@ -6,6 +6,7 @@ changed case costs its own shard only.
 """
 
 import collections
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -127,6 +128,7 @@ class WriteShard(beam.DoFn):
             # Without a list there where all is annotated, as in entries of earlier versions.
             [c.id, c.subject, c.modality, c.split, c.channel, c.label is not None]
             + ([c.annotated] if c.annotated else [])
+            + (["synthetic"] if c.synthetic else [])
             for c in shard["cases"]
         ]
         version = importlib.metadata.version("keras-unigan")
@@ -152,7 +154,10 @@ class WriteShard(beam.DoFn):
                     stage = "prepare"
                     whole = image, self.plan, label, case.id, case.annotated
                     prepared = preprocessing.prepare(*whole)
-                    example = self.records.to_example(case, prepared)
+                    # The mark in a header counts, too.
+                    made = case.synthetic or image.synthetic
+                    own = dataclasses.replace(case, synthetic=made)
+                    example = self.records.to_example(own, prepared)
                 except CodedError as error:
                     inputs.setdefault(case.id, MISSING)
                     dead.append(sources.dead_letter(case, error))

@@ -149,15 +149,26 @@ def _folds(manifest, plan, count, seed):
     Subjects are shuffled by the seed and dealt out in turn, one set of modalities after the other.
 
     Raises:
-        CodedError: KUG-T02 for more folds than subjects.
+        CodedError: KUG-T02 for more folds than subjects; KUG-D37 for shards with synthetic images.
     """
     if count == 1:
         return {}
     files = [f for s in ("train", "val") for m in plan.modalities for f in manifest.files(s, m)]
-    keys = {key: tf.io.FixedLenFeature([], tf.string) for key in ("subject", "modality")}
+    names = ("case", "subject", "modality")
+    keys = {key: tf.io.FixedLenFeature([], tf.string) for key in names} | records.SYNTHETIC
     found: dict[bytes, set] = {}
     for serialized in tf.data.TFRecordDataset(files, "GZIP").with_options(options()):
         record = tf.io.parse_single_example(serialized, keys)
+        if record["synthetic"]:
+            raise CodedError(
+                "KUG-D37",
+                record["case"].numpy().decode(),
+                "a synthetic image among subjects that are to be dealt into folds",
+                "scans alone",
+                "It was made of training subjects, and would leak them into the validation of "
+                "another fold.",
+                "train without --folds, on the split that its maker was trained on",
+            )
         found.setdefault(record["subject"].numpy(), set()).add(record["modality"].numpy())
     if len(found) < count:
         raise CodedError(
@@ -188,7 +199,8 @@ def collect(manifest, plan, budget, seed=0, paired=False, folds=1, fold=0):
         Split -> `Cases`.
 
     Raises:
-        CodedError: KUG-D14 (see `unpaired`); KUG-T02 for more folds than subjects.
+        CodedError: KUG-D14 (see `unpaired`); KUG-T02 for more folds than subjects, KUG-D37 for
+            folds of synthetic images.
     """
     places = _folds(manifest, plan, folds, seed)
     result = {split: Cases(channels=plan.channels) for split in ("train", "val")}

@@ -39,6 +39,9 @@ FEATURES = {
 ANNOTATED = {"annotated": tf.io.FixedLenSequenceFeature([], tf.string, allow_missing=True)}
 """As `FEATURES`, of what the records alone have whose label maps do not show all names."""
 
+SYNTHETIC = {"synthetic": tf.io.FixedLenFeature([], tf.int64, 0)}
+"""As `FEATURES`, of what the records alone have whose images no scanner made."""
+
 IMAGE_DTYPES = ("uint8", "int16", "float32")
 FOREGROUND_LIMIT = 2048
 _PIECE = 1 << 17
@@ -76,6 +79,8 @@ def schema(channels=1, cases=()):
     found = {k: {"type": f.dtype.name, "shape": list(f.shape)} for k, f in parsed}
     if any(case.annotated for case in cases):
         found["annotated"] = {"type": "string", "shape": [-1]}
+    if any(case.synthetic for case in cases):
+        found["synthetic"] = {"type": "int64", "shape": []}
     return found
 
 
@@ -172,6 +177,8 @@ def to_example(case, prepared):
     if labelled and case.annotated:
         names = [name.encode() for name in case.annotated]
         parts["annotated"].bytes_list.value.extend(names)
+    if case.synthetic:
+        parts["synthetic"].int64_list.value.append(1)
     return example.SerializeToString(deterministic=True)
 
 

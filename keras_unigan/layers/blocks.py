@@ -95,6 +95,19 @@ def level_kernel(strides, level):
     return tuple(1 if waits[a] and ahead[a] and not pooled[a] else 3 for a in axes)
 
 
+def halving_kernel(strides, level):
+    """Kernel of a convolution with the stride of a level: 4 along an axis that it halves.
+
+    Along the others it is that of `level_kernel`.
+
+    Args:
+        strides: Stride from each level to the next.
+        level: Index below `len(strides)`.
+    """
+    kernel = level_kernel(strides, level)
+    return tuple(4 if s > 1 else k for s, k in zip(strides[level], kernel, strict=True))
+
+
 def domain_code(domain, domains, unknown=False):
     """One-hot code of domain indices, float32.
 

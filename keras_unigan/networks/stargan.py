@@ -4,14 +4,19 @@ import keras
 
 from keras_unigan.layers import (
     LabelPlanes,
+    check_strides,
     conv,
     conv_transpose,
     domain_code,
+    halving_kernel,
     instance_norm,
+    level_kernel,
     strided_conv,
 )
 
-MOST_LAYERS = 6
+MOST_LAYERS, MOST_HALVINGS = 6, 2
+THIN = 16
+"""Voxels below which an axis has no say in the depth of a discriminator, if others have more."""
 
 
 @keras.saving.register_keras_serializable(package="keras_unigan")
@@ -23,11 +28,19 @@ class StarGANGenerator(keras.Model):
         domains: Number of modalities; one plane each.
         filters: Width of the first convolution; the paper has 64.
         blocks: Number of residual blocks.
+        strides: Stride of each halving and axis, e.g. that of a plan, of which the first two count:
+            deeper down there is no detail left to translate. None is the paper's: two that halve
+            every axis. As in `UNet`, convolutions do not reach along a coarse axis until it is
+            first halved.
         spatial_dims: 2 or 3.
 
-    Input shape: `[(batch, *spatial, channels), (batch, domains)]`; sides divisible by 4.
+    Input shape: `[(batch, *spatial, channels), (batch, domains)]`; each side divisible by the
+        product of its strides.
     Output shape: `(batch, *spatial, channels)`, float32 in [-1, 1].
     Reference: Choi et al. 2018, StarGAN, arXiv:1711.09020.
+
+    Raises:
+        ValueError: For strides that do not have one entry per axis, or none at all.
     """
 
     def __init__(
@@ -36,9 +49,18 @@ class StarGANGenerator(keras.Model):
         domains=2,
         filters=64,
         blocks=6,
+        strides=None,
         spatial_dims=2,
         name="stargan_generator",
     ):
+        strides = [(2,) * spatial_dims] * MOST_HALVINGS if strides is None else strides
+        strides = check_strides(strides, spatial_dims)
+        if not strides:
+            raise ValueError("Expected strides of at least one level, got none.")
+        depth = min(len(strides), MOST_HALVINGS)
+        # 7 along the axes that the finest level reaches along.
+        wide = tuple(7 if k > 1 else 1 for k in level_kernel(strides, 0))
+        deepest = level_kernel(strides, depth)
         image = keras.Input((*[None] * spatial_dims, channels), name="image")
         code = keras.Input((domains,), name="code")
         options = {
@@ -48,26 +70,29 @@ class StarGANGenerator(keras.Model):
         }
         layer, up = conv(spatial_dims), conv_transpose(spatial_dims)
         x = LabelPlanes(name="planes")([image, code])
-        x = _norm_relu(layer(filters, 7, name="first", **options)(x), "first")
-        for level in (1, 2):
+        x = _norm_relu(layer(filters, wide, name="first", **options)(x), "first")
+        for level in range(depth):
+            width, name = filters * 2 ** (level + 1), f"down_{level + 1}"
+            kernel, stride = halving_kernel(strides, level), strides[level]
             # A 4-wide stride-2 "same" convolution pads 1 on each side of an even axis.
-            x = layer(filters * 2**level, 4, 2, name=f"down_{level}", **options)(x)
-            x = _norm_relu(x, f"down_{level}")
+            x = _norm_relu(layer(width, kernel, stride, name=name, **options)(x), name)
+        width = filters * 2**depth
         for block in range(blocks):
-            y = layer(4 * filters, 3, name=f"block_{block}_conv_0", **options)(x)
+            y = layer(width, deepest, name=f"block_{block}_conv_0", **options)(x)
             y = _norm_relu(y, f"block_{block}")
-            y = layer(4 * filters, 3, name=f"block_{block}_conv_1", **options)(y)
+            y = layer(width, deepest, name=f"block_{block}_conv_1", **options)(y)
             y = instance_norm(f"block_{block}_norm_1", scale=True)(y)
             x = keras.layers.Add(name=f"block_{block}_sum")([x, y])
-        for level in (1, 0):
-            x = up(filters * 2**level, 4, 2, name=f"up_{level}", **options)(x)
+        for level in reversed(range(depth)):
+            kernel, stride = halving_kernel(strides, level), strides[level]
+            x = up(filters * 2**level, kernel, stride, name=f"up_{level}", **options)(x)
             x = _norm_relu(x, f"up_{level}")
         translated = layer(
-            channels, 7, activation="tanh", dtype="float32", name="translated", **options
+            channels, wide, activation="tanh", dtype="float32", name="translated", **options
         )(x)
         super().__init__([image, code], translated, name=name)
         self.channels, self.domains, self.filters = channels, domains, filters
-        self.blocks, self.spatial_dims = blocks, spatial_dims
+        self.blocks, self.strides, self.spatial_dims = blocks, strides, spatial_dims
         self.code_size = domains
 
     def code(self, source, target):
@@ -85,6 +110,7 @@ class StarGANGenerator(keras.Model):
             "domains": self.domains,
             "filters": self.filters,
             "blocks": self.blocks,
+            "strides": [list(s) for s in self.strides],
             "spatial_dims": self.spatial_dims,
             "name": self.name,
         }
@@ -105,7 +131,8 @@ class StarGANDiscriminator(keras.Model):
         patch_size: Sides of the image; they fix the kernel of the domain head.
         filters: Width of the first convolution; each one doubles it.
         layers: Number of stride-2 convolutions. None: as many as keep every side of the last map
-            at 2 or more, but not more than 6.
+            at 2 or more, but not more than 6. An axis of less than 16 voxels beside longer ones
+            does not hold them up: it is halved while it has 4.
         max_dim: Largest width; None for no limit.
         head: "classify" (paper): one map of patches, and a classifier of the modality.
             "multi": one map of patches per modality and no classifier.
@@ -146,11 +173,10 @@ class StarGANDiscriminator(keras.Model):
         initializer = keras.initializers.RandomNormal(stddev=0.02)
         sides = patch_size if head == "classify" else [None] * spatial_dims
         x = image = keras.Input((*sides, channels), name="image")
-        for level in range(depth):
+        for level, (kernel, stride) in enumerate(_halvings(patch_size, depth)):
             width = min(filters * 2**level, max_dim or filters * 2**level)
-            x = strided_conv(
-                x, spatial_dims, width, 4, 2, f"conv_{level}", kernel_initializer=initializer
-            )
+            options = {"name": f"conv_{level}", "kernel_initializer": initializer}
+            x = strided_conv(x, spatial_dims, width, kernel, stride, **options)
             first = slope if first_slope is None else first_slope
             x = keras.layers.LeakyReLU(slope if level else first, name=f"act_{level}")(x)
         options = {
@@ -192,8 +218,21 @@ def _depth(patch_size, layers, spatial_dims):
     """Number of stride-2 convolutions that the patch allows, or the number asked for."""
     if len(patch_size) != spatial_dims:
         raise ValueError(f"Expected patch_size of {spatial_dims} axes, got {patch_size}.")
-    depth = min(MOST_LAYERS, min(patch_size).bit_length() - 2) if layers is None else layers
-    if depth < 1 or min(patch_size) < 2**depth:
+    shortest = min([side for side in patch_size if side >= THIN] or patch_size)
+    depth = min(MOST_LAYERS, shortest.bit_length() - 2) if layers is None else layers
+    if depth < 1 or shortest < 2**depth:
         least = 2 ** max(depth, 2)
         raise ValueError(f"Expected patch_size of {least} or more on each axis, got {patch_size}.")
     return depth
+
+
+def _halvings(patch_size, depth):
+    """Kernel and stride of each convolution: one number each, where they are those of all axes."""
+    sides = list(patch_size)
+    thin = [side < THIN <= max(patch_size) for side in sides]
+    for _ in range(depth):
+        # A thin axis that has come to its end is looked along, and halved no more.
+        ended = [is_thin and side < 4 for is_thin, side in zip(thin, sides, strict=True)]
+        stride = tuple(1 if end else 2 for end in ended)
+        sides = [side // s for side, s in zip(sides, stride, strict=True)]
+        yield (tuple(3 if end else 4 for end in ended), stride) if any(ended) else (4, 2)

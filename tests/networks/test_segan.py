@@ -41,33 +41,66 @@ def test_exact_parameter_count_of_the_critic(monkeypatch, channels, constraint, 
     assert parameters(SegANCritic(channels, constraint=constraint)) == count
 
 
-@pytest.mark.parametrize("spatial_dims", [2, 3])
-def test_segmentor(tmp_path, spatial_dims):
-    check_network(
-        SegANSegmentor,
-        {"channels": 2, "classes": 3, "filters": 4, "spatial_dims": spatial_dims},
-        [(2, 16, 32, *[16] * (spatial_dims - 2), 2), (1, 32, *[16] * (spatial_dims - 1), 2)],
-        lambda shape: [(*shape[:-1], 3)],
-        tmp_path,
-        at_default=("spatial_dims",) if spatial_dims == 2 else (),
-    )
+@pytest.mark.parametrize("strides", [None, ((2, 1), (2, 2)), ((2, 2, 1), (2, 2, 2))])
+def test_segmentor(tmp_path, strides):
+    spatial_dims = 2 if strides is None else len(strides[0])
+    options = {"channels": 2, "classes": 3, "filters": 4, "spatial_dims": spatial_dims}
+    default = ("spatial_dims",) if spatial_dims == 2 else ()
+    if strides is None:
+        default += ("strides",)
+        expected = [[2, 2]] * 4
+        inputs = [(2, 16, 32, 2), (1, 32, 16, 2)]
+    else:
+        expected = options["strides"] = [list(stride) for stride in strides]
+        inputs = [(2, 8, *[6] * (spatial_dims - 1), 2), (1, 4, *[2] * (spatial_dims - 1), 2)]
+        inputs = [(*shape[:2], *[4 * s for s in shape[2:-1]], 2) for shape in inputs]
+    assert SegANSegmentor(**options).get_config()["strides"] == expected
+    outputs = lambda shape: [(*shape[:-1], 3)]  # noqa: E731
+    check_network(SegANSegmentor, options, inputs, outputs, tmp_path, at_default=default)
+
+
+def test_nothing_reaches_along_a_coarse_axis_before_it_is_halved():
+    strides = ((2, 2, 1), (2, 2, 2))
+    segmentor = SegANSegmentor(filters=2, strides=strides, spatial_dims=3)
+    found = {n: segmentor.get_layer(n).kernel_size for n in ("down_0", "down_1", "up_0", "logits")}
+    assert found == {
+        "down_0": (4, 4, 1),
+        "down_1": (4, 4, 4),
+        "up_0": (3,) * 3,
+        "logits": (3, 3, 1),
+    }
+    critic = SegANCritic(1, (2, 2, 2), "clip", strides, spatial_dims=3)
+    layers = [critic.get_layer(f"conv_{level}") for level in range(3)]
+    assert [layer.kernel_size for layer in layers] == [(4, 4, 1), (4, 4, 4), (4, 4, 4)]
+    assert [layer.strides for layer in layers] == [*strides, (2, 2, 2)]
+    # Slices do not know of each other behind the first convolution.
+    image = random((1, 8, 8, 4, 1))
+    alone = np.concatenate([critic(image[:, :, :, z : z + 1])[1] for z in range(4)], axis=3)
+    np.testing.assert_allclose(critic(image)[1], alone, atol=1e-5)
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
 @pytest.mark.parametrize("constraint", ["spectral", "clip"])
 def test_critic(tmp_path, spatial_dims, constraint):
+    # The second convolution is beyond the strides, and halves every axis.
+    strides = None if constraint == "spectral" else [[*[2] * (spatial_dims - 1), 1]]
+
     def pyramid(shape):
         halved = [tuple(side // 2**level for side in shape[1:-1]) for level in range(3)]
+        if strides is not None:
+            last = [shape[-2], shape[-2], shape[-2] // 2]
+            halved = [(*h[:-1], side) for h, side in zip(halved, last, strict=True)]
         widths = (2, 4, 6) if constraint == "spectral" else (2, 8, 12)
         return [(shape[0], *h, c) for h, c in zip(halved, widths, strict=True)]
 
-    default = ("constraint", "groups") if constraint == "spectral" else ()
+    default = ("constraint", "groups", "strides") if constraint == "spectral" else ()
     check_network(
         SegANCritic,
         {
             "channels": 2,
             "filters": [4, 6],
             "constraint": constraint,
+            "strides": strides,
             "spatial_dims": spatial_dims,
             "groups": 1 if constraint == "spectral" else 2,
         },
@@ -125,13 +158,14 @@ def test_groups_are_critics_side_by_side(constraint):
 @pytest.mark.parametrize("spatial_dims", [2, 3])
 @pytest.mark.parametrize("constraint", ["spectral", "clip"])
 def test_scalar_critic(tmp_path, spatial_dims, constraint):
-    default = ("constraint",) if constraint == "spectral" else ()
+    default = ("constraint", "strides") if constraint == "spectral" else ()
     check_network(
         SegANScalarCritic,
         {
             "channels": 2,
             "filters": [4, 6],
             "constraint": constraint,
+            "strides": None if default else [[*[2] * (spatial_dims - 1), 1]],
             "spatial_dims": spatial_dims,
         },
         [(2, 8, 12, *[4] * (spatial_dims - 2), 2), (1, 4, *[8] * (spatial_dims - 1), 2)],
@@ -164,6 +198,8 @@ def test_errors():
             critic(constraint="none")
     with pytest.raises(ValueError, match="Expected channels divisible by groups=2, got 3"):
         SegANCritic(3, groups=2)
+    with pytest.raises(ValueError, match="Expected strides of at least one level, got none"):
+        SegANSegmentor(strides=())
 
 
 def test_linear_up_sampling_is_bilinear_in_2d():
@@ -188,6 +224,12 @@ def test_linear_up_sampling_in_3d_is_three_times_linear():
     found = LinearUpSampling()(image)
     assert found.shape == (2, 6, 8, 10, 2)
     np.testing.assert_allclose(found, expected, atol=1e-6)
+    # Along some axes only.
+    layer = LinearUpSampling([2, 1, 2])
+    assert layer.compute_output_shape((None, 3, None, 5, 2)) == (None, 6, None, 10, 2)
+    np.testing.assert_allclose(layer(image), double(double(image, 1), 3), atol=1e-6)
+    plane = image[..., 0, :]
+    np.testing.assert_allclose(LinearUpSampling((1, 2))(plane), double(plane, 2), atol=1e-6)
 
 
 def test_golden_values():

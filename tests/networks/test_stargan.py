@@ -86,12 +86,30 @@ def test_maps(size):
 def test_generator(tmp_path, spatial_dims):
     check_network(
         StarGANGenerator,
-        {"channels": 2, "domains": 3, "filters": 4, "blocks": 1, "spatial_dims": spatial_dims},
-        [(2, 8, 12, *[8] * (spatial_dims - 2), 2), (1, 8, *[8] * (spatial_dims - 1), 2)],
+        {
+            **{"channels": 2, "domains": 3, "filters": 4, "blocks": 1},
+            "strides": [[*[2] * (spatial_dims - 1), 1], [2] * spatial_dims],
+            "spatial_dims": spatial_dims,
+        },
+        [(2, 8, 12, *[6] * (spatial_dims - 2), 2), (1, 8, *[8] * (spatial_dims - 1), 2)],
         lambda shape: [(*shape[:-1], 2)],
         tmp_path,
         at_default=("spatial_dims",) if spatial_dims == 2 else (),
     )
+
+
+def test_two_strides_of_a_plan_count():
+    strides = ((2, 2, 1), (2, 2, 1), (2, 2, 2))
+    network = StarGANGenerator(filters=2, blocks=1, strides=strides, spatial_dims=3)
+    names = ("first", "down_1", "down_2", "block_0_conv_0", "up_1", "up_0", "translated")
+    found = [network.get_layer(name).kernel_size for name in names]
+    # The coarse axis is halved further down only: up there nothing reaches along it.
+    assert found == [(7, 7, 1), (4, 4, 1), (4, 4, 1), (3,) * 3, *[(4, 4, 1)] * 2, (7, 7, 1)]
+    assert maps(network, ["block_0_sum", "translated"], 8) == [(2, 2, 8, 8), (8, 8, 8, 1)]
+    one = StarGANGenerator(filters=2, blocks=1, strides=((2, 2),))
+    assert maps(one, ["block_0_sum", "translated"], 8) == [(4, 4, 4), (8, 8, 1)]
+    with pytest.raises(ValueError, match="Expected strides of at least one level, got none"):
+        StarGANGenerator(strides=())
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
@@ -129,13 +147,24 @@ def test_discriminator(tmp_path, spatial_dims, head):
 
 @pytest.mark.parametrize(
     ("patch", "depth", "last"),
-    [((128, 128), 6, (2, 2)), ((256, 256), 6, (4, 4)), ((80, 96), 5, (2, 3)), ((9, 7), 1, (4, 3))],
+    [
+        *(((128, 128), 6, (2, 2)), ((256, 256), 6, (4, 4)), ((80, 96), 5, (2, 3))),
+        *(((9, 7), 1, (4, 3)), ((32, 6), 4, (2, 3)), ((64, 15), 5, (2, 3))),
+    ],
 )
 def test_depth_follows_the_patch(patch, depth, last):
     network = StarGANDiscriminator(patch_size=patch, filters=2, max_dim=4)
     assert network.depth == network.get_config()["layers"] == depth
     found = network(np.zeros((1, *patch, 1), "float32"))
     assert [f.shape for f in found] == [(1, *last, 1), (1, 2)]
+
+
+def test_a_thin_axis_is_halved_while_it_can_be():
+    network = StarGANDiscriminator(patch_size=(32, 32, 6), filters=1, spatial_dims=3)
+    layers = [network.get_layer(f"conv_{level}") for level in range(4)]
+    assert [layer.strides for layer in layers] == [(2, 2, 2), *[(2, 2, 1)] * 3]
+    assert [layer.kernel_size for layer in layers] == [(4, 4, 4), *[(4, 4, 3)] * 3]
+    assert [m.shape for m in network(np.zeros((1, 32, 32, 6, 1)))] == [(1, 2, 2, 3, 1), (1, 2)]
 
 
 def test_one_zero_on_each_side_of_even_and_odd_maps():
