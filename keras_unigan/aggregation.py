@@ -46,6 +46,7 @@ COLUMNS = (
     *("case", "subject", "modality", "split", "known_modality", "name", *SCORES),
     *("unit", "n_true", "n_pred", "volume_true_ml", "volume_pred_ml", *BIASES),
     *("lesions_true", "lesions_pred", "lesions_found", "status", "message", "seconds"),
+    *("alarm", "alarm_raised"),
 )
 
 

@@ -185,7 +185,7 @@ class Level:
         inner = self.residuals @ self.residuals.T + freedom * shrunk * np.eye(len(self.residuals))
         along = self.residuals @ apart
         found = (apart @ apart - along @ np.linalg.solve(inner, along)) / shrunk
-        return max(float(found), 0.0) / len(apart) / self.typical
+        return max(float(found), 0.0) / len(apart) / float(self.typical)
 
 
 class UnlikeTraining(UserWarning):

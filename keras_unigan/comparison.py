@@ -139,6 +139,7 @@ def compare(systems, scores=("dice", "hd95"), alpha=ALPHA, seed=0):
         if len(present) < 2:
             continue
         joined = {s.name: _joined(s, known) for s in present}
+        notes += _other_ways(present, known, told)
         for score in scores:
             found = _table(joined, score, known, seed)
             rows += found
@@ -157,6 +158,26 @@ def compare(systems, scores=("dice", "hd95"), alpha=ALPHA, seed=0):
         "rows": rows,
         "notes": notes,
     }
+
+
+def _other_ways(systems, known, told):
+    """Says what differs beside the networks: views, runs that are averaged, post-processing."""
+    ways = {s.name: sorted({_made(content) for content in s.scored[known]}) for s in systems}
+    if len({way for found in ways.values() for way in found}) > 1:
+        shown = "; ".join(f"{name}: {', '.join(found)}" for name, found in ways.items())
+        yield f"Modality {told}: label maps were not made in one way ({shown})."
+
+
+def _made(content):
+    """How the label maps were made that a metrics file is about."""
+    method = content.get("method") or {}
+    runs, steps = len(method.get("runs") or ()), len(method.get("postprocessing") or ())
+    parts = [f"mean of {runs} runs"] * (runs > 1)
+    if method.get("tta", "none") != "none":
+        parts.append(f"--tta {method['tta']}")
+    if steps:
+        parts.append(f"{steps} step{'s' * (steps > 1)} of post-processing")
+    return " and ".join(parts) or "the network alone"
 
 
 def _check(systems, scores, alpha):
@@ -268,14 +289,17 @@ def _paired(pairs, score, seed):
     # What both rightly leave empty says nothing; what one of them does is a success of that one.
     defined = [p for p in pairs if any(r["status"] != "undefined" for r in p)]
     subjects: dict = {}
+    empty = 0
     for pair, values in zip(defined, _values(defined, score), strict=True):
-        subjects.setdefault(pair[0]["subject"], []).append(values)
+        if any(map(math.isnan, values)):  # e.g. the sensitivity to lesions that are not there
+            empty += 1
+        else:
+            subjects.setdefault(pair[0]["subject"], []).append(values)
     means = np.array([np.mean(v, axis=0) for v in ({} if mixed else subjects).values()])
     means = means.reshape(-1, 2)
-    means = means[~np.isnan(means).any(axis=1)]
     return {
         "n": len(means),
-        "undefined": len(pairs) - len(defined),
+        "undefined": len(pairs) - len(defined) + empty,
         "failed_a": sum(failed(p[0]) for p in pairs),
         "failed_b": sum(failed(p[1]) for p in pairs),
         "mean_a": float(means[:, 0].mean()) if len(means) else math.nan,
@@ -325,7 +349,7 @@ def _doubts(rows, alpha, told):
         notes.append(f"{head}: {count} failed scores count as the worst.")
     count = sum(r["undefined"] for r in rows)
     if count:
-        notes.append(f"{head}: {count} pairs undefined for both (nothing there, nothing found).")
+        notes.append(f"{head}: {count} pairs undefined for both (nothing there, nothing to score).")
     mixed = sum(r["unit"] == "mixed" for r in rows)
     if mixed:
         notes.append(f"{head}: {mixed} rows mix mm and pixels, and have no numbers.")

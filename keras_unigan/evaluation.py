@@ -6,7 +6,8 @@ apart; the two are never averaged. Voxels of value 255 (not labelled) are left o
 neither holds a name there is nothing to measure: NaN, left out of means and counted. Where only one
 does, overlaps are 0 and the distances are the diagonal of the volume; counted too. A name that was
 not annotated in a case has no truth there and no score. A case that cannot be used becomes rows
-with its code, counted as if everything had been missed (`aggregation`).
+with its code, counted as if everything had been missed (`aggregation`). A scan that raises the
+run's alarm is told, and counts like any other.
 """
 
 import dataclasses
@@ -181,7 +182,7 @@ def score_cases(
         CodedError: KUG-T02 for another split, KUG-T04 when the study has other labels than the
             model, KUG-D14 when the split has no labelled case. Other problems are in the rows.
     """
-    ensemble = prediction.load(model, tta, postprocessing, alarm=False)
+    ensemble = prediction.load(model, tta, postprocessing)
     check_labels(ensemble.plan, study)
     cases = labelled(study, split)[:limit]
     if not cases:
@@ -209,14 +210,16 @@ def _score_case(ensemble, study, case, known_modality, batch_size, options):
         seconds = round(time.perf_counter() - start, 3)
     except CodedError as error:
         message = public_message(error, study)
-        state = {"message": message, "seconds": math.nan}
+        state = {"message": message, "seconds": math.nan, "alarm": None, "alarm_raised": None}
         rows = [{**row, "status": error.code} for row in _failed_rows(study, case, labels)]
         return ScoredCase(case, [{**common, **r, **state} for r in _with_truth(rows, case)])
     truth, annotated = true_masks(index_map, labels), index_map != IGNORE
     masks = found.masks & annotated
     unit = "mm" if volume.spacing_known else "px"
     rows = score_masks(truth, masks, labels.foreground, image.spacing, unit, options)
+    heard = found.reading
     state = {"message": "", "seconds": seconds}
+    state |= {"alarm": heard and heard.score, "alarm_raised": heard and heard.raised}
     rows = [{**common, **row, **state} for row in _with_truth(rows, case)]
     return ScoredCase(case, rows, image, truth, masks)
 
@@ -293,8 +296,10 @@ def evaluate_run(
 
     Returns:
         The dictionary of `summarize` with `split`, `known_modality`, `labelled` (labelled cases of
-        the split, of which `limit` may have taken fewer), `options`, `method`
-        (`prediction.Ensemble.method`) and `outputs` (paths written).
+        the split, of which `limit` may have taken fewer), `problems` (case -> why it could not be
+        used), `alarm` (`threshold`, and `raised`: cases that are unlike those of training; None for
+        a run without an alarm), `options`, `method` (`prediction.Ensemble.method`) and `outputs`
+        (paths written).
 
     Raises:
         CodedError: See `score_cases` and `prediction.load`; KUG-T02 for several runs without an
@@ -302,7 +307,7 @@ def evaluate_run(
     """
     if output is None and not isinstance(run, (str, os.PathLike)):
         raise CodedError("KUG-T02", "output", "none", "a folder for the results of several runs")
-    ensemble = prediction.load(run, tta, postprocessing, alarm=False)
+    ensemble = prediction.load(run, tta, postprocessing)
     run = output or run
     method = ensemble.method
     path = None if isinstance(study, Study) else study
@@ -336,6 +341,11 @@ def evaluate_run(
         (Path(run) / name).unlink()
     settings = {"split": split, "known_modality": known_modality}
     summary = {**settings, "labelled": len(labelled(study, split)), **summarize(rows)}
+    summary["problems"] = {row["case"]: row["message"] for row in rows if row["message"]}
+    summary["alarm"] = ensemble.alarm and {
+        "threshold": ensemble.alarm.threshold,
+        "raised": list(dict.fromkeys(row["case"] for row in rows if row["alarm_raised"])),
+    }
     summary |= {"options": dataclasses.asdict(options), "method": method, "overlays": overlays}
     write_json(json_path, finite({**summary, "rows": rows}))
     write_csv(csv_path, rows)

@@ -327,6 +327,8 @@ def predict(
             values = nifti.from_ras(values, volume)
             text = f"{name} 0..1 (keras_unigan)"
             maps[name] = inference.hand_over(values, volume, path, shape, text)
+        elif path is not None:
+            path.unlink(missing_ok=True)  # of an earlier prediction, and would pass for this one's
     return result, maps
 
 

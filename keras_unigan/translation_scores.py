@@ -303,8 +303,10 @@ def summarize(rows):
         rows: Rows of `translation_rows`.
 
     Returns:
-        Dictionary with `cases`, `failed`, `table` (per method, source and target: `n`, `paired` and
-        the mean of each of `SCORES`) and `macro` (method -> mean over the table's pairs).
+        Dictionary with `cases`, `failed`, `problems` (case -> why it could not be used), `table`
+        (per method, source and target: `n`, `failed`, `paired`, the mean of each of `SCORES` and
+        `<score>_n`, the translations in which it is defined) and `macro` (method -> mean over the
+        table's pairs). A scan that cannot be read is left out of the means of every method alike.
     """
     table = []
     keys = dict.fromkeys((r["source"], r["target"], r["method"]) for r in rows)
@@ -314,12 +316,14 @@ def summarize(rows):
         ]
         good = [r for r in own if r["status"] == "ok"]
         line = {"source": source, "target": target, "method": method, "n": len(good)}
-        line["paired"] = sum(r["paired"] for r in good)
-        table.append(line | {s: evaluation.mean([r[s] for r in good]) for s in SCORES})
+        line |= {"failed": len(own) - len(good), "paired": sum(r["paired"] for r in good)}
+        line |= {s: evaluation.mean([r[s] for r in good]) for s in SCORES}
+        table.append(line | {f"{s}_n": sum(not math.isnan(r[s]) for r in good) for s in SCORES})
     methods = dict.fromkeys(row["method"] for row in rows)
     return {
         "cases": len({r["case"] for r in rows}),
         "failed": len({r["case"] for r in rows if r["status"] != "ok"}),
+        "problems": {r["case"]: r["message"] for r in rows if r["status"] != "ok"},
         "table": table,
         "macro": {
             m: {s: evaluation.mean([t[s] for t in table if t["method"] == m]) for s in SCORES}
@@ -328,9 +332,10 @@ def summarize(rows):
     }
 
 
-def translation_files(run):
+def translation_files(run, known_modality=True):
     """Paths of the JSON and CSV that `evaluate_run` writes into a run folder."""
-    return Path(run) / "translation.json", Path(run) / "translation.csv"
+    stem = "translation" if known_modality else "translation_unknown"
+    return Path(run) / f"{stem}.json", Path(run) / f"{stem}.csv"
 
 
 def _own_segmentor(run, translator):
@@ -350,7 +355,8 @@ def evaluate_run(
         run: Run folder.
         study: `config.Study`, or path of its file.
         split: "train", "val" or "test".
-        known_modality: Whether the model is told the modality of the scan.
+        known_modality: Whether the model is told the modality of the scan; if not, the files are
+            `translation_unknown.*`.
         segmentor: Run folder whose segmentor judges the anatomy; None: the run's own, if it has
             one.
         limit: Only the first so many cases.
@@ -388,7 +394,7 @@ def evaluate_run(
         rows.append(row)
     summary = {"split": split, "known_modality": known_modality, "segmentor": judge}
     summary |= {**summarize(rows), **observer.summary()}
-    json_path, csv_path = translation_files(run)
+    json_path, csv_path = translation_files(run, known_modality)
     write_json(json_path, finite({**summary, "rows": rows}))
     evaluation.write_csv(csv_path, [{c: row[c] for c in COLUMNS} for row in rows], COLUMNS)
     return {**summary, "outputs": [str(json_path), str(csv_path)]}

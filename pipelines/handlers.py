@@ -103,7 +103,9 @@ class Model:
             batch_size: Windows that the network gets at once.
 
         Returns:
-            Function `(volume, modality, where) -> label_map`; see `inference.segment_volume`.
+            Function `(volume, modality, where) -> (label_map, reading)`; see
+            `inference.segment_volume`. The reading is an `alarm.Reading` of a run that has an
+            alarm, which no exported or served model has; else None.
         """
         if self.kind == "served":
             return _served(self._client(), batch_size)
@@ -152,7 +154,8 @@ def _exported(folder, batch_size):
         return answer["probabilities"].numpy()
 
     def segment(volume, modality, where):
-        return inference.segment_volume(volume, plan, ask, modality, dims, batch_size, where)[0]
+        settings = plan, ask, modality, dims, batch_size, where
+        return inference.segment_volume(volume, *settings)[0], None
 
     # The signature refers to the model's variables but does not keep them alive.
     segment.model = model
@@ -160,10 +163,11 @@ def _exported(folder, batch_size):
 
 
 def _run(folder, batch_size):
-    ensemble = prediction.load(folder, alarm=False)
+    ensemble = prediction.load(folder)
 
     def segment(volume, modality, where):
-        return ensemble.segment_volume(volume, modality, batch_size, where).label_map
+        found = ensemble.segment_volume(volume, modality, batch_size, where)
+        return found.label_map, found.reading
 
     return segment
 
@@ -174,7 +178,7 @@ def _served(client, batch_size):
             plan, dims = Plan.from_dict(card["plan"], client.model), card["spatial_dims"]
             return inference.segment_volume(volume, plan, ask, modality, dims, batch_size, where)[0]
 
-        return client.on_one_version(work)
+        return client.on_one_version(work), None
 
     return segment
 
@@ -200,7 +204,8 @@ class Loaded:
 class SegmentVolumes(ModelHandler):
     """`RunInference` handler: `Loaded` -> label map on the volume's own grid.
 
-    The inference of a result is a dict: `seconds` and either `label_map` or `error` as in `Loaded`.
+    The inference of a result is a dict: `seconds` and either `label_map` and `reading` (see
+    `Model.open`) or `error` as in `Loaded`.
     Errors of a server or a model end the job: they would hit every volume alike.
 
     Args:
@@ -223,7 +228,8 @@ class SegmentVolumes(ModelHandler):
             found = {"error": loaded.error}
             if loaded.error is None:
                 try:
-                    found = {"label_map": model(loaded.volume, scan.modality, scan.id)}
+                    label_map, reading = model(loaded.volume, scan.modality, scan.id)
+                    found = {"label_map": label_map, "reading": reading}
                 except CodedError as error:
                     if not error.code.startswith("KUG-D"):
                         raise

@@ -28,6 +28,8 @@ from keras_unigan.errors import CodedError
 from keras_unigan.pipelines import files, handlers, sources
 
 DEAD_LETTERS = "dead_letters.jsonl"
+ALARMS = "alarms.jsonl"
+"""Scans that raised the alarm of a run (KUG-D38); their label maps are written all the same."""
 STAGES = ("read", "predict", "write")
 
 
@@ -96,7 +98,16 @@ class Write(beam.DoFn):
             "bytes_in": int(volume.array.nbytes),
             "bytes_out": len(data),
             "seconds": dict(zip(STAGES, seconds, strict=True)),
+            "alarm": _alarm(scan, found["reading"]),
         }
+
+
+def _alarm(scan, reading):
+    """What `ALARMS` says of a scan; None where there is no alarm, or none was raised."""
+    if reading is None or not reading.raised:
+        return None
+    facts = sources.dead_letter(scan, reading.warning(scan.id, scan.modality))
+    return facts | dataclasses.asdict(reading)
 
 
 def encode(label_map, volume, target):
@@ -243,7 +254,8 @@ def run(argv=None):
     Returns:
         Dict: `output`, `cases` (asked for), `volumes` (modality -> label maps written), `bytes_in`
         (of voxels), `bytes_out`, `stage_seconds` (summed over the workers), `dead_letters` (their
-        number), `dead_letter_file`, `seconds`.
+        number), `dead_letter_file`, `alarms` (scans that raised the run's alarm), `alarm_file`,
+        `seconds`.
 
     Raises:
         CodedError: KUG-T02 for flags that do not fit, KUG-T03 for a modality that the model does
@@ -297,15 +309,24 @@ def run(argv=None):
         "cases": len(scans),
         **count([i for i in items if "code" not in i]),
     }
-    letters = files.join(own.output, DEAD_LETTERS)
-    if files.exists(letters):
-        FileSystems.delete([letters])
-    if dead:
-        sources.write_dead_letters(letters, dead)
-    summary["dead_letters"], summary["dead_letter_file"] = len(dead), letters if dead else None
+    alarms = [i["alarm"] for i in items if i.get("alarm")]
+    summary["dead_letters"] = len(dead)
+    summary["dead_letter_file"] = _write_lines(files.join(own.output, DEAD_LETTERS), dead)
+    summary["alarms"] = len(alarms)
+    summary["alarm_file"] = _write_lines(files.join(own.output, ALARMS), alarms)
     summary["seconds"] = round(time.perf_counter() - start, 2)
     _record(own, model, plan, summary)
     return summary
+
+
+def _write_lines(path, found):
+    """Replaces a file of JSON lines by what was found; its path, or None for nothing."""
+    if files.exists(path):
+        FileSystems.delete([path])
+    if not found:
+        return None
+    sources.write_dead_letters(path, found)
+    return path
 
 
 def count(entries):

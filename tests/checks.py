@@ -325,7 +325,7 @@ def two_replicas():
     return strategy_for(2)
 
 
-def check_replicas(make, batches, optimizers, tolerance, validate=True):
+def check_replicas(make, batches, optimizers, tolerance, validate=True, noise=1e-5):
     """Two replicas end where one does that sees the same batches.
 
     Args:
@@ -334,6 +334,8 @@ def check_replicas(make, batches, optimizers, tolerance, validate=True):
         optimizers: Function to the argument `optimizer` of `compile`.
         tolerance: Largest difference of any variable.
         validate: Whether validation logs are compared too.
+        noise: Largest relative difference of any log beyond that: norms of gradients are sums over
+            all weights, in another order.
     """
     single = make()
     single.compile(optimizers())
@@ -361,5 +363,5 @@ def check_replicas(make, batches, optimizers, tolerance, validate=True):
     assert logs[0].keys() == logs[1].keys()
     for name in logs[0]:
         np.testing.assert_allclose(
-            logs[1][name], logs[0][name], atol=tolerance, rtol=1e-6, err_msg=name
+            logs[1][name], logs[0][name], atol=tolerance, rtol=noise, err_msg=name
         )

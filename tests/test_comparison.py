@@ -13,6 +13,7 @@ from commands import unigan
 from scipy import stats
 
 from keras_unigan import aggregation, comparison, paired_tests
+from keras_unigan.cli import common
 from keras_unigan.config import finite
 from keras_unigan.errors import CodedError
 
@@ -130,6 +131,34 @@ def test_undefined_and_failed_cases(tmp_path):
     said = " ".join(result["notes"])
     assert "Dice, modality told: 1 failed scores count as the worst" in said
     assert "1 pairs undefined for both" in said
+
+
+def test_a_case_without_a_score_is_counted_and_its_subject_kept(tmp_path):
+    """The sensitivity to lesions of a case without any, where a prediction invents one."""
+    a, b = (cohort(offset, subjects=4, modalities=("ct",))[:4] for offset in (0.1, 0.0))
+    for rows in (a, b):
+        rows.append({**rows[0], "case": "s0_again", "n_true": 0, "status": "spurious"})
+        rows[-1]["lesion_sensitivity"] = None
+    systems = systems_of(tmp_path, a=a, b=b)
+    (found,) = comparison.compare(systems, ("lesion_sensitivity",))["rows"]
+    assert (found["n"], found["undefined"], found["wins"]) == (4, 1, 4)
+    assert found["mean_b"] == pytest.approx(np.mean([r["dice"] for r in b[:4]]))
+
+
+def test_other_ways_to_make_label_maps_are_told(tmp_path):
+    steps = [{"kind": "largest_component"}]
+    plain = {"runs": ["a"], "tta": "none", "postprocessing": []}
+    more = {"runs": ["b", "c"], "tta": "mirror", "postprocessing": steps}
+    for method, count in ((plain, 0), (more, 1)):
+        runs = [
+            write_run(tmp_path / name, cohort(), method=one)
+            for name, one in (("a", plain), ("b", method))
+        ]
+        result = comparison.compare([comparison.read_system(run) for run in runs], ("dice",))
+        said = [note for note in result["notes"] if "not made in one way" in note]
+        assert len(said) == count
+    ways = "b: mean of 2 runs and --tta mirror and 1 step of post-processing"
+    assert f"(a: the network alone; {ways})" in said[0]
 
 
 def test_names_that_were_not_annotated_are_no_pairs(tmp_path):
@@ -310,6 +339,12 @@ def test_command(tmp_path, capsys):
     assert unigan("compare", f"ours={a}", b, "--score", "nsd", "-o", path) == 0
     said = capsys.readouterr().out
     assert "NSD, ours against b, modality told" in said
+    # All numbers are there in full, wherever they are printed to.
+    rows = [line.split("│")[1:-1] for line in said.splitlines() if line.startswith("│")]
+    assert [[part.strip() for part in row[:3]] for row in rows] == [
+        [m, n, "8"] for m in ("ct", "t1") for n in NAMES
+    ]
+    assert [row[-2].strip() for row in rows] == ["0.031"] * 4
     assert f"Wrote {path}" in said
     with path.open() as file:
         lines = list(csv.DictReader(file))
@@ -321,6 +356,21 @@ def test_command(tmp_path, capsys):
     write_run(tmp_path / "c", cohort()[1:])
     assert unigan("compare", a, tmp_path / "c") == 3
     assert capsys.readouterr().err.splitlines()[-1].startswith("KUG-T07")
+
+
+def test_a_table_that_is_too_wide_is_printed_in_parts(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    for name, value in {"COLUMNS": "44", "LINES": "25", "TERM": "dumb"}.items():
+        monkeypatch.setenv(name, value)
+    heads = ("modality", "name", *(f"score {n}" for n in range(6)))
+    rows = [("ct", "lesion", *(0.1 * n for n in range(6))), ("t1", "organ", *[1.0] * 6)]
+    common.table("Scores", heads, rows, keys=2)
+    said = capsys.readouterr().out.splitlines()
+    assert max(map(len, said)) <= 44
+    assert sum(line.startswith("Scores") for line in said) == 3
+    cells = [[c.strip() for c in line.split("│")[1:-1]] for line in said if line.startswith("│")]
+    for modality, expected in (("ct", [f"{0.1 * n:.3f}" for n in range(6)]), ("t1", ["1.000"] * 6)):
+        assert [value for c in cells if c[0] == modality for value in c[2:]] == expected
 
 
 def test_comparing_needs_no_tensorflow(tmp_path):

@@ -68,7 +68,7 @@ def test_derivatives_of_a_dataset(tmp_path, capsys):
     output = raw / "derivatives" / "unigan"
     given = ["predict", run, raw / "sub-01" / "ses-2" / "anat", "-o", output, "--bids"]
     assert unigan(*given, "--modality", "ct", "--json") == 0
-    json.loads(capsys.readouterr().out)
+    printed = json.loads(capsys.readouterr().out)
     base = output / "sub-01" / "ses-2" / "anat" / "sub-01_ses-2_run-1"
     found = sorted(p.relative_to(output).as_posix() for p in output.rglob("*") if p.is_file())
     names = ["dataset_description.json", "dseg.tsv"]
@@ -79,6 +79,9 @@ def test_derivatives_of_a_dataset(tmp_path, capsys):
             start = f"sub-01/ses-2/anat/sub-01_ses-2_run-1_label-{label}_desc-{kind}"
             names.append(f"{start}_probseg.nii.gz")
     assert found == sorted(names)
+    listed = [file for one in printed["scans"] for file in one["files"]]
+    assert sorted(listed) == [str(output / name) for name in sorted(names)[2:]]
+    assert [one["output"] for one in printed["scans"]] == printed["outputs"]
     image, affine = scan()
     dseg = nibabel.load(f"{base}_desc-T1w_dseg.nii.gz")
     np.testing.assert_array_equal(dseg.affine, affine)

@@ -10,7 +10,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_unigan import aggregation, config, evaluation, metrics
+from keras_unigan import aggregation, alarm, config, evaluation, inference, metrics, prediction
+from keras_unigan.cli import common, using
 from keras_unigan.data import nifti
 from keras_unigan.errors import CodedError
 
@@ -425,6 +426,39 @@ def test_run_folder_gets_json_csv_and_slices(tmp_path):
     assert again["outputs"][0].endswith("metrics_unknown.json")
     assert (run / "samples" / "unknown-0000.npz").exists()
     assert (run / ranks["ct", "best"]["file"]).exists()
+
+
+def test_a_case_that_raises_the_alarm_is_told_and_counts(tmp_path, capsys):
+    class Heard:
+        plan, threshold = make_plan(), 3.0
+
+        def read(self, prepared, modality):
+            return alarm.Reading(9.0 if modality == "t1" else 3.0, self.threshold, "ct", "image")
+
+    study = write_study(tmp_path / "study")
+    network = inference.Predictor(threshold_network(), make_plan())
+    (tmp_path / "run").mkdir()
+    heard = prediction.Ensemble([network], alarm=Heard())
+    with_alarm = evaluation.evaluate_run(heard, study, output=tmp_path / "run")
+    raised = [c.id for c in study.cases if c.modality == "t1" and c.label and c.id != "d_t1"]
+    assert with_alarm["alarm"] == {"threshold": 3.0, "raised": raised}
+    assert list(with_alarm["problems"]) == ["d_t1"]
+    rows = json.loads((tmp_path / "run" / "metrics.json").read_text())["rows"]
+    found = {row["case"]: (row["alarm"], row["alarm_raised"]) for row in rows}
+    assert found == {
+        "d_t1": (None, None),
+        **{c.id: (9.0, True) if c.id in raised else (3.0, False) for c in study.cases
+           if c.label and c.id != "d_t1"},
+    }  # fmt: skip
+    using.show_scores(common.Printer(), with_alarm)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "d_t1: KUG-D06 d_t1: found" in said
+    count = f"{len(raised)} of {with_alarm['cases']} cases are unlike those of training"
+    assert f"{count} (KUG-D38, above 3), and count like the others: {', '.join(raised)}" in said
+    # No score is another for it.
+    without = evaluation.evaluate_run((network.network, make_plan()), study, output=tmp_path)
+    assert without["alarm"] is None
+    assert without["table"] == pytest.approx(with_alarm["table"], nan_ok=True)
 
 
 @pytest.mark.parametrize(

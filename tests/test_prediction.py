@@ -230,6 +230,14 @@ def test_the_mean_of_runs_with_maps_beside_it(runs, capsys):
             part = whole - uncertainty.entropy(both).mean()
             expected = whole if name == "uncertainty" else part
             np.testing.assert_allclose(found.get_fdata()[mask], expected, atol=1e-4)
+    # One run has no disagreement, and that of the two does not stay beside its answer.
+    alone = ["predict", runs / "a", source, "--modality", "ct", "-o", output, "--uncertainty"]
+    assert unigan(*alone, "--json", "--overwrite") == 0
+    (one,) = json.loads(capsys.readouterr().out)["scans"]
+    uncertain = runs / "out" / "seg_uncertainty.nii.gz"
+    assert one["files"] == [str(output), str(uncertain)]
+    assert (one["scan"], one["output"], one["warnings"]) == (str(source), str(output), [])
+    assert sorted(output.parent.iterdir()) == [output, uncertain]
     # Nothing is written over unasked, and results are not taken for scans.
     assert unigan(*asked, "--uncertainty") == 2
     assert "KUG-E02" in capsys.readouterr().err
@@ -285,7 +293,7 @@ def test_what_does_not_go_together_is_refused(runs, arguments, message, capsys, 
     assert not (runs / "x").exists()
 
 
-def test_a_scan_that_raises_the_alarm_is_told_and_segmented_all_the_same(runs):
+def test_a_scan_that_raises_the_alarm_is_told_and_segmented_all_the_same(runs, capsys, monkeypatch):
     class Alarm:
         plan = make_plan()
 
@@ -311,3 +319,11 @@ def test_a_scan_that_raises_the_alarm_is_told_and_segmented_all_the_same(runs):
     with pytest.warns(keras_unigan.alarm.UnlikeTraining, match="KUG-D38"):
         written = derivatives.segment(ensemble, bids, runs / "bids")
     assert all(path.is_file() for path in written)
+    # The command says it to people and to programs.
+    monkeypatch.setattr(prediction, "load", lambda *_, **__: ensemble)
+    asked = ["predict", runs / "a", runs / "scan.nii.gz", "--modality", "t1", "--json", "-o"]
+    with pytest.warns(keras_unigan.alarm.UnlikeTraining):
+        assert unigan(*asked, runs / "strange.nii.gz") == 0
+    (one,) = json.loads(capsys.readouterr().out)["scans"]
+    (text,) = one["warnings"]
+    assert text.startswith(f"KUG-D38 {runs / 'scan.nii.gz'}: found a scan that scores 9 as t1")

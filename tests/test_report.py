@@ -322,7 +322,24 @@ def test_translations_stand_in_the_page_of_a_run_that_makes_them(full_run):
     row = {"source": "ct", "target": "t1", "method": "unigan", "n": 4, "paired": 3, **scores}
     found = {"split": "test", "known_modality": True, "segmentor": "a", "table": [row]}
     config.write_json(run / "translation.json", {**found, "macro": {"copy": scores}})
+    row |= {"failed": 1, "edge_nmi": 1.5, "shift_mm": 0.625, "copy_ratio": 0.0625}
+    pair = {"target": "t1", "method": "unigan", "made_cases": 4, "real_cases": 5}
+    for n, key in enumerate(("frechet", "kernel"), 1):
+        pair |= {key: n / 1, f"{key}_low": n / 2, f"{key}_high": None}
+    near = {"target": "t1", "method": "unigan", "cases": 4, "copies": 1}
+    near |= {"distance": 0.25, "usual": 0.5}
+    kept_back = {**found, "known_modality": False, "cases": 5, "failed": 1, "features": "in-house"}
+    kept_back |= {"distances": [pair], "memorisation": [near], "table": [row], "macro": {}}
+    config.write_json(run / "translation_unknown.json", kept_back)
     page = read(report.write(run))
+    assert "ct t1 unigan 4 1.500 0.625 0.062" in page.words()
+    assert "t1 unigan 4 5 1.000 (0.500 to –) 2.000 (1.000 to –)" in page.words()
+    assert "t1 unigan 4 1 0.250 0.500" in page.words()
+    assert "1 of 5 cases could not be used and are in no mean" in page.words()
+    assert "modality of the scan unknown" in page.words()
+    (run / "translation_unknown.json").unlink()
+    page = read(report.write(run))
+    assert "modality of the scan unknown" not in page.words()
     numbers = "0.125 21.5 0.750 1.250 0.500 – 0.250"
     assert f"ct t1 unigan 4 3 {numbers}" in page.words()
     assert f"all macro copy {numbers}" in page.words()
@@ -431,7 +448,9 @@ def test_warnings_name_what_lessens_the_scores(full_run, tmp_path, capsys):
         tmp_path / "check.json", {**found, "levels": {"error": 1}, "counts": {"KUG-D06": 1}}
     )
     scores = config.read_json(run / "metrics.json")
-    config.write_json(run / "metrics.json", {**scores, "labelled": 9, "split": "val"})
+    raised = {"threshold": 3.0, "raised": ["s1_ct", "s3_t1"]}
+    more = {"labelled": 9, "split": "val", "alarm": raised}
+    config.write_json(run / "metrics.json", {**scores, **more})
     assert unigan("report", run, "--check", tmp_path / "check.json") == 0
     words = read(run / "report.html").words()
     for text in (
@@ -439,6 +458,8 @@ def test_warnings_name_what_lessens_the_scores(full_run, tmp_path, capsys):
         "No voxel of organ in the training scans of ct.",
         "Modalities are unbalanced in the training scans: ct 12, t1 2.",
         "Only the first 3 of 9 cases were scored.",
+        "2 of 3 cases are unlike those of training (KUG-D38), and count like the others: s1_ct, "
+        "s3_t1.",
         "These are scores of the val split, which the training has seen.",
         "unigan check found 1 errors in the scans.",
         "unigan check: findings 1 (1 KUG-D06) error: KUG-D06 s1: NaN",

@@ -91,6 +91,28 @@ def test_made_pairs_depend_on_the_seed_alone(run, method):
     np.testing.assert_allclose(spacing, maker.plan.spacing, rtol=0.1)
 
 
+def test_pairs_of_the_founding_game_are_judged_by_another_run(shards, run, tmp_path, capsys):
+    made = run_of(shards, tmp_path / "gan", "gan")
+    maker = synthesis.Maker(made)
+    assert maker.method == "noise"
+    first, again, other = (maker.make("t1", np.random.default_rng(seed)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first.image, again.image)
+    np.testing.assert_array_equal(first.label_map, again.label_map)
+    assert np.abs(first.image - other.image).max() > 0
+    assert first.image.shape == first.label_map.shape == first.inside.shape == (32, 32, 1)
+    assert (first.image[~first.inside] == -1).all()
+    assert first.inside[first.label_map > 0].all()
+    with pytest.raises(CodedError, match=r"KUG-T02 --method: found deform, .* \['noise'\]"):
+        synthesis.Maker(made, "deform")
+    arguments = ("synthesize", made, "-n", "1", "--least-dice", "0", "-o", tmp_path / "pairs")
+    assert unigan(*arguments) == 2
+    assert "KUG-T04" in capsys.readouterr().err
+    assert unigan(*arguments, "--judge", run, "--overwrite") == 0
+    (case,) = Study.load(tmp_path / "pairs" / "study.json").cases
+    assert case.synthetic
+    assert nifti.read(tmp_path / "pairs" / case.image).shape == (32, 32, 1)
+
+
 def test_a_translation_keeps_the_label_map_of_its_source(translating):
     maker = synthesis.Maker(translating)
     assert maker.method == "translate"

@@ -166,18 +166,21 @@ def test_a_bad_case_and_a_bad_reference_are_told(study, tmp_path):
 
 def test_summary_means_over_cases_then_pairs():
     nan = float("nan")
-    keys = ("source", "target", "method", "mae", "status", "case")
+    keys = ("source", "target", "method", "mae", "status", "case", "message")
     found = [
-        ("ct", "t1", "m", 0.2, "ok", "a"),
-        ("ct", "t1", "m", 0.4, "ok", "b"),
-        ("t1", "ct", "m", 0.9, "ok", "c"),
-        ("t1", "ct", "m", nan, "KUG-D01", "d"),
-        ("t1", "ct", COPY, 0.5, "ok", "c"),
+        ("ct", "t1", "m", 0.2, "ok", "a", "b lies on another grid"),
+        ("ct", "t1", "m", 0.4, "ok", "b", ""),
+        ("t1", "ct", "m", 0.9, "ok", "c", ""),
+        ("t1", "ct", "m", nan, "KUG-D01", "d", "gone"),
+        ("t1", "ct", COPY, 0.5, "ok", "c", ""),
     ]
     rest = {**dict.fromkeys(SCORES, nan), "paired": True}
     rows = [{**rest, **dict(zip(keys, row, strict=True))} for row in found]
     summary = translation_scores.summarize(rows)
-    assert [(t["n"], t["paired"]) for t in summary["table"]] == [(2, 2), (1, 1), (1, 1)]
+    counts = [(t["n"], t["failed"], t["paired"], t["mae_n"]) for t in summary["table"]]
+    assert counts == [(2, 0, 2, 2), (1, 1, 1, 1), (1, 0, 1, 1)]
+    assert [t["ssim_n"] for t in summary["table"]] == [0, 0, 0]
+    assert summary["problems"] == {"d": "gone"}
     assert summary["macro"]["m"]["mae"] == pytest.approx((0.3 + 0.9) / 2)
     assert summary["macro"][COPY]["mae"] == 0.5
     assert math.isnan(summary["macro"]["m"]["ssim"])
@@ -206,6 +209,12 @@ def test_evaluate_command_adds_translations_to_a_run(study, tmp_path, capsys):
     assert tuple(lines[0]) == translation_scores.COLUMNS
     assert float(lines[0]["mae"]) == pytest.approx(saved["rows"][0]["mae"])
     assert (run / "metrics.json").exists()
+    # The other way to predict has files of its own, so that nothing need be overwritten.
+    with pytest.raises(SystemExit) as end:
+        cli.main([*command, "--limit", "1", "--unknown-modality", "--quiet"])
+    assert end.value.code == 0
+    assert json.loads((run / "translation_unknown.json").read_text())["known_modality"] is False
+    assert json.loads((run / "translation.json").read_text()) == saved
 
     # A run that only translates has no scores of its own, but another run may judge it.
     only = tmp_path / "only"

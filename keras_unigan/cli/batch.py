@@ -1,5 +1,6 @@
 """`unigan predict` by the Beam job: exported and served models, whole studies, other runners."""
 
+import sys
 from pathlib import Path
 
 from keras_unigan.cli.common import hushed, need
@@ -100,4 +101,8 @@ def predict(printer, model, inputs, output, split, flags, beam):
     counts = ", ".join(f"{n} {m}" for m, n in summary.get("volumes", {}).items())
     printer.say(f"Wrote {counts or 'nothing'} to {output}")
     printer.result(summary)
+    if summary.get("alarms"):
+        where = f"of {summary['cases']} scans are unlike those that the run was trained on"
+        text = f"Warning: KUG-D38 {summary['alarms']} {where}; which: {summary['alarm_file']}"
+        print(text, file=sys.stderr)
     refuse_dead_letters(summary)

@@ -7,6 +7,7 @@ import math
 import os
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,9 @@ from keras_unigan.config import finite
 from keras_unigan.errors import CodedError
 
 NOTICE = "For research use only: not a medical device."
+SHOWN = 10
+"""Most problems of one kind that are printed."""
+_WIDEST = 10_000
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]
@@ -198,38 +202,108 @@ def cell(value):
     return str(value)
 
 
-def table(title, columns, rows):
-    """Prints a table on the terminal."""
+def table(title, columns, rows, keys=None):
+    """Prints a table on the terminal.
+
+    Args:
+        title: Above it.
+        columns: Headings.
+        rows: One value a column.
+        keys: Of a table of numbers, of which nothing may be cut off: how many columns at the left
+            say what a row is of. What is too wide for a terminal is printed in parts that each
+            begin with these. None: a table of words, which are wrapped.
+    """
     from rich.console import Console
+
+    texts = [[cell(value) for value in row] for row in rows]
+    if keys is None:
+        Console().print(_view(title, columns, texts, range(len(columns))))
+        return
+    # A file or a pipe has no width.
+    console = Console() if sys.stdout.isatty() else Console(width=_WIDEST)
+    always, left = range(keys), list(range(keys, len(columns)))
+
+    def part(count):
+        return _view(title, columns, texts, [*always, *left[:count]], keys)
+
+    def fits(count):
+        options = console.options.update(max_width=_WIDEST)
+        return console.measure(part(count), options=options).maximum <= console.width
+
+    while left:
+        count = next((n for n in range(len(left), 1, -1) if fits(n)), 1)
+        console.print(part(count))
+        left = left[count:]
+
+
+def _view(title, columns, texts, chosen, keys=None):
+    """Some columns of a table, for `rich`."""
     from rich.table import Table
 
     view = Table(title=title, title_justify="left")
-    for i, column in enumerate(columns):
-        view.add_column(column, justify="left" if i == 0 else "right")
-    for row in rows:
-        view.add_row(*[cell(value) for value in row])
-    Console().print(view)
+    for i in chosen:
+        justify = "left" if i < (keys or 1) else "right"
+        view.add_column(columns[i], justify=justify, no_wrap=keys is not None)
+    for row in texts:
+        view.add_row(*[row[i] for i in chosen])
+    return view
+
+
+def some(lines, where):
+    """The first lines of many, and where all of them are.
+
+    Args:
+        lines: List of sentences.
+        where: File that holds them.
+    """
+    more = [f"and {len(lines) - SHOWN} more, all in {where}"] if len(lines) > SHOWN else []
+    return [*lines[:SHOWN], *more]
 
 
 def each(printer, pairs, segment_one):
     """Segments every scan, bad ones aside; then ends with the code of the first that failed.
 
+    Args:
+        printer: `Printer`. As JSON: `outputs` (one file a scan), `scans` (of each its `scan`,
+            `output`, all `files` that were written, and `warnings`), `errors`.
+        pairs: List of `(source, target)`.
+        segment_one: Called with both; returns the paths that it wrote beside the target, or None.
+
     Raises:
         CodedError: When there was one scan only.
     """
-    written, errors = [], []
+    scans, errors = [], []
     for source, target in pairs:
         try:
-            segment_one(source, target)
+            with _noted() as said:
+                more = segment_one(source, target)
         except CodedError as error:
             if len(pairs) == 1:
                 raise
             errors.append(error)
             print(error, file=sys.stderr)
         else:
-            written.append(str(target))
-            printer.say(f"Wrote {target}")
-    printer.result({"outputs": written, "errors": [str(error) for error in errors]})
+            files = dict.fromkeys(map(str, [target, *(more or ())]))
+            scans.append({"scan": str(source), "output": str(target), "files": list(files)})
+            scans[-1]["warnings"] = said
+            printer.say(*[f"Wrote {path}" for path in files])
+    written = [scan["output"] for scan in scans]
+    wrong = [str(error) for error in errors]
+    printer.result({"outputs": written, "scans": scans, "errors": wrong})
     if errors:
         print(f"{len(errors)} of {len(pairs)} scans could not be used", file=sys.stderr)
         raise typer.Exit(errors[0].exit_code)
+
+
+@contextlib.contextmanager
+def _noted():
+    """Shows warnings once the block has ended; gives the list that then holds their texts."""
+    texts: list[str] = []
+    caught: list[warnings.WarningMessage] | None = None
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            yield texts
+    finally:
+        for said in caught or ():
+            texts.append(str(said.message))
+            warnings.showwarning(said.message, said.category, said.filename, said.lineno)

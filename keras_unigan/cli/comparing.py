@@ -83,4 +83,4 @@ def _show(result):
         unit = f" {rows[0]['unit'] or ''}".rstrip()
         told = "told" if known else "kept back"
         title = f"{SCORES[score][0]}{unit}, {a} against {b}, modality {told}"
-        table(title, (*columns, "p", "p Holm", "effect"), cells)
+        table(title, (*columns, "p", "p Holm", "effect"), cells, keys=2)

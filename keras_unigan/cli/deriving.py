@@ -61,5 +61,6 @@ def predict(printer, runs, inputs, output, split, flags, beam):
     method = {key: flags[key] for key in ("tta", "postprocessing")}
     model = prediction.load(runs if len(runs) > 1 else run, **method)
     derivatives.describe(output, model.plan.labels, scans, flags["overwrite"])
-    places = [(scan, Path(output) / f"{scan.stem()}_dseg.nii.gz") for scan in scans]
-    each(printer, places, lambda scan, _: derivatives.segment(model, scan, output))
+    places = {Path(output) / f"{scan.stem()}_dseg.nii.gz": scan for scan in scans}
+    pairs = [(scan.image, target) for target, scan in places.items()]
+    each(printer, pairs, lambda _, target: derivatives.segment(model, places[target], output))

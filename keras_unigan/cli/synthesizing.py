@@ -20,7 +20,9 @@ from keras_unigan.errors import CodedError
 
 
 def synthesize(
-    run: Annotated[str, typer.Argument(help="Run folder: a translating system, or `synthesis`.")],
+    run: Annotated[
+        str, typer.Argument(help="Run folder: a translating system, `synthesis` or `gan`.")
+    ],
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Pairs to keep.")],
     output: Annotated[str, typer.Option("--output", "-o", help="Folder of the pairs.")],
     method: Annotated[

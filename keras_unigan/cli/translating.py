@@ -16,6 +16,7 @@ from keras_unigan.cli.common import (
     cell,
     claim,
     each,
+    some,
     table,
     use_device,
 )
@@ -46,11 +47,11 @@ def translate(
     model = translation.load(run, alarm=True)
     translation.check_target(model.plan, to)
     printer.say(f"Synthetic images. {NOTICE}")
-    each(
-        printer,
-        pairs,
-        lambda s, t: translation.translate(model, s, to, modality=modality, output=t),
-    )
+
+    def one(source, target):
+        translation.translate(model, source, to, modality=modality, output=target)
+
+    each(printer, pairs, one)
 
 
 def evaluate_translations(printer, run, study, split, known_modality, segmentor, limit):
@@ -73,15 +74,21 @@ def evaluate_translations(printer, run, study, split, known_modality, segmentor,
         ]
         for method, means in summary["macro"].items():
             rows.append(("macro", method, "", *(means[score] for score in scores)))
-        table(f"translations, {split} split, normalised units", columns, rows)
+        table(f"translations, {split} split, normalised units", columns, rows, keys=2)
         heads = ("from, to", "method", "edge NMI", "shift mm", "copied")
         kept = ("edge_nmi", "shift_mm", "copy_ratio")
         rows = [
             (f"{row['source']}, {row['target']}", row["method"], *(row[score] for score in kept))
             for row in summary["table"]
         ]
-        table("translations against their source", heads, rows)
+        table("translations against their source", heads, rows, keys=2)
     say_sets(printer, summary)
+    if summary["failed"]:
+        printer.say(
+            f"{summary['failed']} cases that could not be used are in no mean, of no method"
+        )
+        problems = [f"{case}: {text}" for case, text in summary["problems"].items()]
+        printer.say(*some(problems, summary["outputs"][0]))
     printer.say(*[f"Wrote {path}" for path in summary["outputs"]])
     return summary
 
@@ -96,7 +103,7 @@ def say_sets(printer, summary):
             for row in summary["distances"]
         ]
         heads = ("to", "method", "cases", "Fréchet (95 %)", "kernel (95 %)")
-        table("sets of translations and of scans", heads, rows)
+        table("sets of translations and of scans", heads, rows, keys=2)
         printer.say(f"Features are {summary['features']}")
     elif summary["reason"]:
         printer.say(f"No distances of sets: {summary['reason']}")

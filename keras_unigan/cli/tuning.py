@@ -89,7 +89,8 @@ def show(printer, learned):
             (row["modality"], row["name"], row["cases"], row["before"], row["after"])
             for row in facts["table"]
         ]
-        table(f"Dice of {counted}", ("modality", "name", "cases", "before", "after"), rows)
+        columns = ("modality", "name", "cases", "before", "after")
+        table(f"Dice of {counted}", columns, rows, keys=2)
         for tried in facts["tried"]:
             kept = "kept" if tried["kept"] else "left"
             printer.say(f"{kept}: {tried['step']}: {tried['reason']}")

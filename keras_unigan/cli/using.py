@@ -19,6 +19,7 @@ from keras_unigan.cli.common import (
     cell,
     claim,
     each,
+    some,
     table,
     use_device,
 )
@@ -101,7 +102,7 @@ def predict(
 
     def segment(source, target):
         written = prediction.predict(loaded, source, output=target, uncertain=uncertainty, **known)
-        printer.say(*[f"Wrote {path}" for path in (written[1].values() if uncertainty else ())])
+        return list(written[1].values()) if uncertainty else None
 
     each(printer, pairs, segment)
 
@@ -181,7 +182,7 @@ def evaluate(
     if segments:
         claim(evaluation.metrics_files(folder, known)[0], overwrite)
     if translates:
-        claim(translation_scores.translation_files(run)[0], overwrite)
+        claim(translation_scores.translation_files(run, known)[0], overwrite)
     if alignment:
         if several or not segments:
             what = "several runs" if several else "a run that only translates"
@@ -236,7 +237,7 @@ def show_scores(printer, summary):
         keys = ("modality", "name", "n", "undefined", *apart, *heads, "unit")
         rows = [tuple(row[key] for key in keys) for row in summary["table"]]
         title = f"{summary['split']} split, original grid"
-        table(title, [heads.get(key, key) for key in keys], rows)
+        table(title, [heads.get(key, key) for key in keys], rows, keys=2)
     counted = f"macro Dice {summary['macro_dice']:.2f} of {summary['cases']} cases"
     if summary["undefined"]:
         counted += f"; {summary['undefined']} undefined scores (nothing there, nothing found) "
@@ -249,6 +250,15 @@ def show_scores(printer, summary):
     if summary["labelled"] > summary["cases"]:
         counted += f"; only the first of {summary['labelled']}"
     printer.say(counted)
+    file = summary["outputs"][0]
+    printer.say(*some([f"{c}: {text}" for c, text in summary["problems"].items()], file))
+    alarm = summary["alarm"]
+    if alarm and alarm["raised"]:
+        cases = ", ".join(some(alarm["raised"], file))
+        printer.say(
+            f"{len(alarm['raised'])} of {summary['cases']} cases are unlike those of training "
+            f"(KUG-D38, above {alarm['threshold']:.3g}), and count like the others: {cases}"
+        )
 
 
 def report(

@@ -179,9 +179,11 @@ def _alignment(run):
 
 def _translation(run):
     """Scores and last picture of translations; None for a run that made none."""
-    scores, picture = _json(run / "translation.json"), run / "translations.png"
-    if scores is None and not picture.is_file():
+    found = [_json(run / f"{stem}.json") for stem in ("translation", "translation_unknown")]
+    scores = [one for one in found if one and one["table"]]
+    picture = run / "translations.png"
+    if not scores and not picture.is_file():
         return None
     source = pictures.embed(picture.read_bytes()) if picture.is_file() else ""
-    names = sections.anatomy(scores["rows"]) if scores and "rows" in scores else []
-    return {"scores": scores, "picture": source, "names": names}
+    scores = [{**one, "names": sections.anatomy(one.get("rows", []))} for one in scores]
+    return {"scores": scores, "picture": source}

@@ -105,6 +105,13 @@ def _doubts(score, told):
             f"{score['failed']} of {score['cases']} cases could not be used and count as the "
             f"worst{told}."
         )
+    raised = (score.get("alarm") or {}).get("raised", [])
+    if raised:
+        more = f" and {len(raised) - SHOWN} more" if len(raised) > SHOWN else ""
+        yield (
+            f"{len(raised)} of {score['cases']} cases are unlike those of training (KUG-D38), and "
+            f"count like the others{told}: {', '.join(raised[:SHOWN])}{more}."
+        )
     if score.get("labelled", 0) > score["cases"]:
         yield f"Only the first {score['cases']} of {score['labelled']} cases were scored{told}."
     few = [f"{r['modality']} {r['name']} ({r['n']})" for r in score["table"] if r["n"] < FEW]
@@ -145,10 +152,10 @@ def case_table(scores):
     if not scores:
         return None
     several = len(scores) > 1
-    keys = ["case", "modality", "name", "status", *SCORES, *BIASES]
+    keys = ["case", "modality", "name", "status", *SCORES, *BIASES, "alarm_raised"]
     heads = {s: SCORES[s][0] for s in SCORES}
     heads |= {"volume_error_ml": "volume error ml", "volume_error": "volume error"}
-    heads |= {"false_positives": "false pos."}
+    heads |= {"false_positives": "false pos.", "alarm_raised": "alarm"}
     if several:
         keys.insert(3, "known_modality")
         heads["known_modality"] = "modality told"

@@ -17,6 +17,9 @@ METHODS = ("translate", "deform", "noise")
 """translate: a labelled scan in another modality. deform: the label map of a scan, bent and painted
 anew. noise: label map and image from nothing."""
 
+_DARK = -0.98
+"""Normalised intensity up to which a voxel that `gan` made without a label is background."""
+
 _BEND = 0.03
 """Standard deviation of a deformation, as a share of the side of the image."""
 
@@ -60,9 +63,13 @@ class Maker:
     def __init__(self, run, method=None, shards=None):
         self.run, self.plan = Path(run), Plan.load(Path(run) / "plan.json")
         renders = (self.run / "renderer.keras").is_file()
-        translates = translation.translates(run, inference.load_network(run))
+        network = inference.load_network(run)
+        # The network of `gan` makes image and masks by itself.
+        self.pairs = network if hasattr(network, "sample") else None
+        translates = translation.translates(run, network)
         methods = (*(["translate"] if translates else []), *(METHODS[1:] if renders else []))
-        self.method = method or ("noise" if renders else "translate")
+        methods += ("noise",) if self.pairs else ()
+        self.method = method or ("noise" if renders or self.pairs else "translate")
         if self.method not in methods:
             raise CodedError(
                 "KUG-T02",
@@ -70,18 +77,18 @@ class Maker:
                 self.method,
                 f"one of {list(methods)}" if methods else "a run that makes images",
                 f"{self.run} holds no network for it.",
-                "unigan train SHARDS --model synthesis (deform, noise) or --model unigan "
-                "(translate)",
+                "unigan train SHARDS --model synthesis (deform, noise), --model gan (noise) or "
+                "--model unigan (translate)",
             )
         self.translator = translation.load(run) if self.method == "translate" else None
         self.renderer = self.generator = None
-        if self.method != "translate":
+        if self.method != "translate" and not self.pairs:
             self.renderer = inference.load_network(run, "renderer.keras")
-        if self.method == "noise":
+        if self.method == "noise" and not self.pairs:
             self.generator = inference.load_network(run, "mask_generator.keras")
         self.shards = shards or read_json(self.run / "config.json")["shards"]
         self.sources = Sources(self.shards, self.plan)
-        self.spatial_dims = (self.translator or self.renderer).spatial_dims
+        self.spatial_dims = (self.translator or self.renderer or self.pairs).spatial_dims
 
     def targets(self, to=None):
         """Modalities that images are made of, in turn.
@@ -170,6 +177,8 @@ class Maker:
 
     def _noise(self, target, random):
         seed = random.integers(0, 2**31, (1, 2))
+        if self.pairs:
+            return self._drawn_at_once(target, seed)
         planes = self.generator.sample(seed).numpy()[0]
         planes = planes[:, :, None] if self.spatial_dims == 2 else planes
         table = np.array(self.plan.labels.membership, np.float32)
@@ -178,6 +187,24 @@ class Maker:
         image = self._rendered(planes.astype(np.float32), target, random)
         affine = np.diag([*self.plan.spacing, 1.0])
         return Pair(image, planes[..., -1] > 0, label_map, target, affine)
+
+    def _drawn_at_once(self, target, seed):
+        """A pair of `gan`: image and masks of one vector of noise."""
+        import tensorflow as tf
+
+        image, logits = self.pairs.sample(seed, [self.plan.modalities.index(target)])
+        soft = tf.sigmoid(logits) if self.plan.labels.overlapping else tf.nn.softmax(logits)
+        image, soft = image.numpy()[0], soft.numpy()[0]
+        if self.spatial_dims == 2:
+            image, soft = image[:, :, None], soft[:, :, None]
+        label_map = indices(soft, np.array(self.plan.labels.membership, np.float32))
+        inside = (image.max(axis=-1) > _DARK) | (label_map > 0)
+        image = np.where(inside[..., None], image, np.float32(-1))
+        if self.plan.channels == 1:
+            # Of a stack, its own slice is the middle one.
+            image = image[..., self.plan.configuration(self.spatial_dims).slices // 2]
+        affine = np.diag([*self.plan.spacing, 1.0])
+        return Pair(image, inside, label_map, target, affine)
 
     def _rendered(self, planes, target, random):
         """Image of a whole anatomy `(x, y, z, planes)`, `(x, y, z)` in [-1, 1]."""

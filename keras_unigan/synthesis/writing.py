@@ -35,7 +35,7 @@ def synthesize(
     """Makes synthetic pairs until enough have passed the gate, and writes those.
 
     Args:
-        run: Run folder with a translator, or of the system "synthesis".
+        run: Run folder with a translator, or of the systems "synthesis" or "gan".
         output: Folder that is filled: `images/`, `labels/`, each image with a `.json` beside it,
             `provenance.jsonl` (every pair that was made, kept or not), `summary.json`, and
             `study.json`, in which all of them are for training.

@@ -50,7 +50,8 @@ SCORES: tuple[str, ...] = (
     "translation.csv",
 )
 SCORES += ("samples", "report.html", "postprocessing.json", "alignment.json", "alignment.png")
-SCORES += ("alarm.json", "alarm.npz", "alarm.keras")
+SCORES += ("alarm.json", "alarm.npz", "alarm.keras", "comparison.json", "reproduction.json")
+SCORES += ("translation_unknown.json", "translation_unknown.csv")
 # A resumed run may have another budget, and may have been moved with its shards.
 _FREE = ("shards", "output", "replicas", "minutes", "epochs", "steps")
 

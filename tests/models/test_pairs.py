@@ -7,8 +7,8 @@ import tensorflow as tf
 from checks import (
     batch,
     check_game,
-    check_learns,
     check_replicas,
+    dataset,
     disk_batch,
     plan,
     same,
@@ -189,23 +189,34 @@ def test_images_of_the_first_modality_are_translated_before(make):
 def test_two_replicas_equal_one(make):
     a_plan = plan()
     batches = [batch(a_plan, size=4, seed=s) for s in range(2)]
-    sgd = lambda: {r: keras.optimizers.SGD(1e-3) for r in make().roles}  # noqa: E731
-    check_replicas(lambda: make(a_plan, pool_size=2), batches, sgd, 2e-5, validate=False)
+    rates, noise = dict.fromkeys(make().roles, 1e-3), 1e-5
+    if make is sifa:
+        # Thirty batch norms of eight values each: the same batch in another order, on one replica,
+        # gives gradients that differ by 1e-3, and they are 46 for a weight of the first kernel.
+        rates |= dict.fromkeys(("segmentor", *SIFA.parts), 1e-5)
+        noise = 5e-2
+    sgd = lambda: {r: keras.optimizers.SGD(rate) for r, rate in rates.items()}  # noqa: E731
+    game = lambda: make(a_plan, pool_size=2)  # noqa: E731
+    check_replicas(game, batches, sgd, 2e-5, validate=False, noise=noise)
 
 
 @pytest.mark.slow
-def test_synseg_learns_discs_through_its_translator():
+def test_synseg_learns_discs_of_the_modality_without_labels():
     model = synseg(plan(size=16, modalities=("t1", "ct")))
-    adam = {r: keras.optimizers.Adam(3e-3) for r in model.roles}
-    check_learns(model, adam, 100, "ce_loss", 0.5)
-    # Discs of the labelled modality, which reach the segmentor as translations alone. (That of the
-    # other one they look like takes the discriminators longer to teach.)
-    data = disk_batch(model.plan)
-    logits = model.generator.segment(data["image"], data["domain"])
-    found, own = np.argmax(logits, -1) == 1, data["domain"] == 0
-    truth = data["label_map"] == 1
-    dice = 2 * (found & truth)[own].sum() / (found[own].sum() + truth[own].sum())
-    assert dice > 0.5
+    model.compile({r: keras.optimizers.Adam(2e-3, 0.5) for r in model.roles})
+    batches = [disk_batch(model.plan, seed=s) for s in range(20)]
+    model.fit(dataset(batches), steps_per_epoch=150, verbose=0, shuffle=False)
+    data = disk_batch(model.plan, size=16, seed=99)
+    logits = model.network.segment(data["image"], data["domain"])
+    found, truth = np.argmax(logits, -1) == 1, data["label_map"] == 1
+    for own in (data["domain"] == 0, data["domain"] == 1):
+        dice = 2 * (found & truth)[own].sum() / (found[own].sum() + truth[own].sum())
+        assert dice > 0.5
+    # Discs of the first modality are bright, and those of the second dark.
+    first = data["domain"] == 0
+    made = model.network.forth(data["image"][first]).numpy()[..., 0]
+    assert made[truth[first]].mean() < -0.2
+    assert made[~truth[first]].mean() > 0.1
 
 
 def test_a_study_without_the_labels_is_refused():

@@ -277,6 +277,39 @@ def test_losses_of_a_copy_by_hand():
     assert float(loss) == pytest.approx(7.0 * expected, rel=1e-5)
 
 
+def test_both_gaps_of_stargan_and_segan_by_hand():
+    weights = {"adversarial_weight": 0.0, "domain_weight": 0.0, "cycle_weight": 0.0}
+    options = {"shape_weight": 4.0, "shape_ramp": 0.5, "lambda_dice": 3.0, "total_steps": 100}
+    model = game(StarGANSegAN, **weights, **options)
+    model.completed_steps.assign(25)
+    data = tensors(batch(model.plan, unlabelled=False))
+    truth, valid = model.target(data["label_map"])
+    image, fake = data["image"], data["real"][::-1]
+    each = [model.segmentor(x) for x in (image, fake)]
+    loss, terms, _ = model.losses_of(
+        *(model.generator, model.segmentor, data, each[0], fake, truth, valid), training=False
+    )
+    gaps, dices = [], []
+    for x, logits in zip((image, fake), each, strict=True):
+        probabilities = tf.nn.softmax(logits)
+        # Of each foreground class: the masked image and its mask, then the critic's map of both.
+        levels = []
+        for k in (1, 2):
+            u, v = (
+                tf.concat([x * m[..., k : k + 1], m[..., k : k + 1]], -1)
+                for m in (probabilities, truth)
+            )
+            pairs = zip(model.critic(u), model.critic(v), strict=True)
+            levels.append([np.abs(a - b).mean() for a, b in pairs])
+        gaps.append(np.mean(levels))
+        dices.append(float(model.average(*model.dice_loss(truth, logits, valid))))
+    assert float(terms["multi_scale_l1"]) == pytest.approx(gaps[0], rel=1e-4)
+    assert float(terms["shape_l1"]) == pytest.approx(gaps[1], rel=1e-4)
+    # Half of its ramp is done.
+    expected = gaps[0] + 3 * dices[0] + 4 * 0.5 * (gaps[1] + 3 * dices[1])
+    assert float(loss) == pytest.approx(expected, rel=1e-4)
+
+
 def test_shape_term_grows_over_its_ramp():
     model = game(UnifiedGAN, total_steps=100, shape_ramp=0.5, shape_weight=8.0)
     data = tensors(batch(model.plan))

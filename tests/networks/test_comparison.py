@@ -1,9 +1,10 @@
 """Comparison networks: exact counts, routing, round trips."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from checks import cheap_weights, check_network, feed, parameters
+from checks import cheap_weights, check_network, feed, parameters, random
 
 from keras_unigan.layers import segment_logits
 from keras_unigan.networks import comparison, parts
@@ -107,6 +108,68 @@ def test_norms_of_each_modality_share_their_kernels():
     beta = next(w for w in network.weights if w.path.endswith("beta"))
     beta.assign([[0.0] * beta.shape[1], [1.0] * beta.shape[1]])
     assert np.abs(network.segment(image, [0]) - network.segment(image, [1])).max() > 1e-3
+
+
+# The equations of the cards (docs/models), by hand.
+
+
+def at(network, inputs, *names):
+    """Maps behind named layers."""
+    layers = [network.get_layer(name) for name in names]
+    found = keras.Model(network.input, [layer.output for layer in layers])(inputs)
+    return [np.asarray(x) for x in found]
+
+
+def convolved(network, name, x):
+    """What a convolution makes of a map, without its activation."""
+    kernel, bias = network.get_layer(name).get_weights()
+    return tf.nn.conv2d(x, kernel, 1, "SAME").numpy() + bias
+
+
+def test_one_kernel_over_all_modalities_joins_their_maps():
+    network = comparison.CrossModalityUNet(domains=2, filters=2, levels=1)
+    code = np.array([[0.0, 1.0], [0.25, 0.75]], "float32")
+    names = ("m0_encoder_0_act_1", "m1_encoder_0_act_1", "across_0")
+    *maps, joined = at(network, [random((2, 4, 4, 1)), code], *names)
+    kernel, bias = network.get_layer("across_0").get_weights()
+    # (M, 1, 1): one matrix for each modality, and nothing of a neighbouring voxel.
+    each = [
+        (code[:, m, None, None, None] * maps[m]) @ kernel[0, 0, 2 * m : 2 * m + 2] for m in (0, 1)
+    ]
+    np.testing.assert_allclose(joined, sum(each) + bias, atol=1e-5)
+
+
+def test_planes_say_the_modality():
+    network = comparison.ConditionalUNet(domains=3, filters=2, levels=1)
+    image, code = random((2, 4, 6, 1)), np.eye(3, dtype="float32")[[2, 0]]
+    (found,) = at(network, [image, code], "planes", "planes")[:1]
+    np.testing.assert_array_equal(found[..., :1], image)
+    np.testing.assert_array_equal(found[..., 1:], np.tile(code[:, None, None], (1, 4, 6, 1)))
+
+
+def test_squeeze_and_excitation_by_hand():
+    network = comparison.ExcitedUNet(filters=32, levels=1)
+    names = ("encoder_0_act_1", "encoder_0_se_scale")
+    plain, scaled = at(network, random((2, 4, 4, 1)), *names)
+    first, second = (
+        network.get_layer(f"encoder_0_se_{n}").get_weights()[0] for n in ("squeeze", "excite")
+    )
+    assert (first.shape, second.shape) == ((32, 2), (2, 32))
+    gate = 1 / (1 + np.exp(-np.maximum(plain.mean(axis=(1, 2)) @ first, 0) @ second))
+    np.testing.assert_allclose(scaled, plain * gate[:, None, None], atol=1e-5)
+
+
+def test_the_label_map_hears_the_other_tasks_through_its_gate():
+    network = comparison.PADNet(filters=2, levels=1, classes=3)
+    tasks = ("intermediate", "reconstruction", "boundary")
+    names = [f"{task}_act_1" for task in tasks]
+    own, *others, found = at(network, random((2, 4, 4, 1)), *names, "distilled")
+    gate = 1 / (1 + np.exp(-convolved(network, "gate", own)))
+    expected = own + sum(
+        gate * convolved(network, f"{task}_message", x)
+        for task, x in zip(tasks[1:], others, strict=True)
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_strides_of_the_wrong_rank_are_named():

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from commands import unigan
 
-from keras_unigan import config, export, inference, prediction
+from keras_unigan import alarm, config, export, inference, prediction
 from keras_unigan.data import nifti, phantoms
 from keras_unigan.errors import CodedError
 from keras_unigan.networks import UNet
@@ -227,6 +227,34 @@ def test_files_of_all_kinds(house, tmp_path):
     assert set(np.unique(picture)) <= {0, 1, 2}
     summary = predict.run([*argv, "--output", str(tmp_path / "unknown"), "--limit", "1"])
     assert summary["volumes"] == {"unknown": 1}
+
+
+def test_scans_unlike_those_of_training_are_listed(house, tmp_path, monkeypatch, capsys):
+    class Heard:
+        plan, threshold = PLAN, 3.0
+
+        def read(self, prepared, modality):
+            return alarm.Reading(9.0 if modality == "t1" else 3.0, self.threshold, "ct", "image")
+
+    study, output = house / "scans" / "study.json", tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(prediction.Alarm, "load", lambda _: Heard())
+        assert unigan("predict", house / "run", study, "-o", output, "--json") == 0
+    said = capsys.readouterr()
+    summary = json.loads(said.out)
+    strange = sorted(c.id for c in load_study(house).cases if c.modality == "t1")
+    # Their label maps are there all the same.
+    assert (summary["alarms"], summary["volumes"]) == (len(strange), {"ct": 3, "t1": 3})
+    told = "KUG-D38 3 of 6 scans are unlike those that the run was trained on"
+    assert f"{told}; which: {output / 'alarms.jsonl'}" in said.err
+    lines = [json.loads(line) for line in (output / "alarms.jsonl").read_text().splitlines()]
+    assert [line["case"] for line in lines] == strange
+    assert {line["code"] for line in lines} == {"KUG-D38"}
+    assert (lines[0]["score"], lines[0]["threshold"], lines[0]["nearest"]) == (9.0, 3.0, "ct")
+    assert "check --modality" in lines[0]["message"]
+    # A run without an alarm takes the list away.
+    predict.run(arguments(house, output, "--overwrite", "--limit", "1", model="run"))
+    assert not (output / "alarms.jsonl").exists()
 
 
 def test_nothing_is_overwritten_unless_asked(house, predicted, tmp_path):
