@@ -32,6 +32,7 @@ BENCH = Path(__file__).parent / "bench" / "semireal.jsonl"
 
 NO_D = {"adversarial_weight": 0.0, "domain_weight": 0.0}
 ADAM, MUON = {"optimizer": "adam"}, {"optimizer": "muon"}
+TAUGHT = {"consistency_weight": 1.0}
 HALF = {"unknown_fraction": 0.5}
 CONTRAST = {"augment": "contrast", "contrast_fraction": 0.25, "unknown_fraction": 0.33}
 # Name in the tables -> system, options of its game, of its segmentor, and of training.
@@ -58,7 +59,8 @@ SYSTEMS = {
     "unigan, no D": ("unigan", NO_D, {}, {}),
     "unigan, no C": ("unigan", {"multi_scale_weight": 0.0}, {}, {}),
     "unigan, no shape": ("unigan", {"shape_weight": 0.0}, {}, {}),
-    "unigan, no consistency": ("unigan", {"consistency_weight": 0.0}, {}, {}),
+    "unigan, consistency": ("unigan", TAUGHT, {}, {}),
+    "unigan, contrast, consistency": ("unigan", TAUGHT, {}, CONTRAST),
     "unigan, KD": ("unigan", {"distillation_weight": 0.5}, {}, {}),
     "unigan, difference": ("unigan", {}, {"conditioning": "difference", "se_levels": 1}, {}),
     "unigan, concat": ("unigan", {}, {"conditioning": "concat"}, {}),

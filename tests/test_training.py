@@ -181,11 +181,13 @@ def test_wrong_settings_are_named(plan, arguments, message):
 
 
 def test_a_patch_that_the_network_cannot_halve(plan):
-    flat = dataclasses.replace(plan.configuration(2), patch_size=(40, 40), strides=((2, 2),))
+    flat = dataclasses.replace(plan.configuration(2), patch_size=(36, 36), strides=((2, 2),))
     odd = dataclasses.replace(plan, configurations={"2d": flat})
-    with pytest.raises(CodedError, match=r"KUG-T02 .*found \(40, 40\), .*SegAN.*\[48,48\]"):
-        training.build_model("segan", odd)
-    assert training.build_model("joint", odd, compile=False).segmentor.strides == ((2, 2),)
+    # A network of a depth of its own, whatever the plan's.
+    with pytest.raises(CodedError, match=r"KUG-T02 .*\(36, 36\), .*CompactDilatedNet.*\[48,48\]"):
+        training.build_model("ummkd", odd)
+    for system in ("joint", "segan"):
+        assert training.build_model(system, odd, compile=False).segmentor.strides == ((2, 2),)
 
 
 # run

@@ -22,9 +22,10 @@ class UniGAN(MaskedCritic, UnifiedGAN):
 
     Order of the moves: discriminator, critic, generator.
 
-    Images without labels teach the segmentation too (`consistency`): the averaged network is a
-    teacher that sees them equalized (`plan.unknown`) but in no random contrast, and the generator,
-    which sees them as the batch has them, is to find what the teacher was sure of.
+    On request images without labels teach the segmentation too (`consistency`): the averaged
+    network is a teacher that sees them equalized (`plan.unknown`) but in no random contrast, and
+    the generator, which sees them as the batch has them, is to find what the teacher was sure of.
+    It is off by default because it lost where it was measured (decision 0008).
 
     Args:
         generator: Network from image and code to logits and image.
@@ -46,7 +47,7 @@ class UniGAN(MaskedCritic, UnifiedGAN):
         multi_scale_weight: Weight of the critic's term within the segmentation loss; 0 leaves the
             critic out.
         consistency_weight: Weight, within the segmentation loss, of what the weight average says of
-            images without labels; it grows as that of the shape term. 0 leaves it out.
+            images without labels; it grows as that of the shape term. 0 (default) leaves it out.
         confidence: Least probability at which what it says of a voxel counts.
         mask_mode: As in `SegAN`.
         critic_mode: As in `SegAN`.
@@ -83,7 +84,7 @@ class UniGAN(MaskedCritic, UnifiedGAN):
         shape_ramp=0.5,
         distillation_weight=0.0,
         multi_scale_weight=0.1,
-        consistency_weight=1.0,
+        consistency_weight=0.0,
         confidence=0.7,
         mask_mode="concat",
         critic_mode="shared",
