@@ -15,7 +15,7 @@ import comparing
 
 from keras_unigan import evaluation
 from keras_unigan.config import Experiment, Labels, Study, TrainOptions
-from keras_unigan.data import cases
+from keras_unigan.data import atlas, cases
 from keras_unigan.pipelines import preprocess
 
 DATASET = "brain_semireal_t1_t2_flair_ct"
@@ -68,12 +68,15 @@ SYSTEMS = {
     "unigan, multiply": ("unigan", {"mask_mode": "multiply"}, {}, {}),
     "unigan, shared critic": ("unigan", {"critic_mode": "shared"}, {}, {}),
 }
+ATLAS = ", atlas"
 # Setting -> modalities with labels in training, modalities in training, subjects of each.
 SETTINGS = {
     "full": (MODALITIES, MODALITIES, None),
     "labels in t1 only": (("t1",), MODALITIES, None),
     "ct never seen": (("flair", "t1", "t2"), ("flair", "t1", "t2"), None),
     "two subjects": (MODALITIES, MODALITIES, 2),
+    # The others' training scans labelled by an atlas of T1's (`unigan prelabel`).
+    f"labels in t1 only{ATLAS}": (("t1",), MODALITIES, None),
     **{f"only {m}": ((m,), (m,), None) for m in MODALITIES},
 }
 
@@ -116,6 +119,9 @@ def make_study(data, setting, folder):
             case = dataclasses.replace(case, label=None)
         kept.append(case)
     study = Study("semireal", tuple(sorted(present)), whole.labels, tuple(kept))
+    if setting.endswith(ATLAS):
+        study, report = atlas.prelabel(study, str(folder))
+        print(json.dumps({"dice": report["dice"], "annotated": report["annotated"]}), flush=True)
     study.save(folder / "study.json")
     return folder / "study.json", folder / "whole.json"
 
@@ -279,8 +285,10 @@ def table(options):
     rows = [row for row in rows if not row["setting"].startswith("only ")]
     for row in [*rows, *specialists]:
         if "test" in row:
-            budget = (row["setting"], row["steps"], row["batch"], row["filters"])
-            groups.setdefault(budget, {}).setdefault(row["system"] + row["tag"], []).append(row)
+            setting = row["setting"].removesuffix(ATLAS)
+            system = row["system"] + row["setting"][len(setting) :] + row["tag"]
+            budget = (setting, row["steps"], row["batch"], row["filters"])
+            groups.setdefault(budget, {}).setdefault(system, []).append(row)
     for (setting, steps, batch, filters), systems in groups.items():
         print(f"\n### {setting} ({steps} steps of {batch}, width {filters})\n")
         heads = [*MODALITIES, "macro", "HD95 mm", "ASSD mm", "gradient", "seeds", "train s"]

@@ -47,6 +47,7 @@ CODES = {
     "KUG-D36": ("image of another number of channels than its study", 3),
     "KUG-D37": ("synthetic image where scores are taken, or splits are made", 3),
     "KUG-D38": ("scan unlike those that the run was trained on", 3),
+    "KUG-D39": ("labels of an atlas where scores are taken, or an atlas that finds nothing", 3),
     "KUG-T01": ("unknown model", 2),
     "KUG-T02": ("setting out of range or unknown", 2),
     "KUG-T03": ("unknown modality", 2),

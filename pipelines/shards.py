@@ -129,6 +129,7 @@ class WriteShard(beam.DoFn):
             [c.id, c.subject, c.modality, c.split, c.channel, c.label is not None]
             + ([c.annotated] if c.annotated else [])
             + (["synthetic"] if c.synthetic else [])
+            + (["prelabelled"] if c.prelabelled else [])
             for c in shard["cases"]
         ]
         version = importlib.metadata.version("keras-unigan")

@@ -108,7 +108,8 @@ def test_a_run_of_another_study_refuses_its_shards(house, tmp_path, capsys):
     manifest = json.loads((house / "shards" / "shards.json").read_text())
     manifest["recipe"] = "0" * 64
     (shards / "shards.json").write_text(json.dumps(manifest))
-    assert unigan("train", shards, "-o", tmp_path / "run", "--steps", 1) == 3
+    start = ["train", shards, "-o", tmp_path / "run", "--steps", 1]
+    assert unigan(*start, "--model", "segan") == 3
     error = capsys.readouterr().err
     assert error.startswith("KUG-D09")
     assert "Traceback" not in error

@@ -69,7 +69,7 @@ class State:
 def scored(shards, tmp_path_factory):
     """A run that was trained for minutes, and scored with the modality told and kept back."""
     folder = tmp_path_factory.mktemp("scored") / "run"
-    experiment = config.Experiment(str(shards), str(folder), minutes=2.0, horizon=50)
+    experiment = config.Experiment(str(shards), str(folder), "segan", minutes=2.0, horizon=50)
     train_with(0.1)(experiment)
     study = shards.parent / "study" / "study.json"
     options = evaluation.ScoreOptions(tolerance=3.0)

@@ -1,11 +1,14 @@
 """The registry: its numbers are those of the networks, and every entry says all there is to say."""
 
+import dataclasses
 import inspect
 
+import checks
 import pytest
 import tensorflow as tf  # noqa: F401  (at the top: see conftest.pytest_collection_finish)
 from checks import cheap_weights, parameters
 
+from keras_unigan import config, training
 from keras_unigan.config import TrainOptions
 from keras_unigan.models import MODELS
 from keras_unigan.networks import NETWORKS
@@ -33,7 +36,10 @@ def test_every_system_that_is_asked_for_is_there():
 def test_an_entry_is_complete(name):
     system = SYSTEMS[name]
     asked = {"summary", "networks", "game", "paper", "year", "needs", "spatial_dims"}
-    assert set(system) - {"train"} == asked | {"parameters", "macs"}
+    assert set(system) - {"train"} == asked | {"parameters", "total_parameters", "macs"}
+    alone = len(system["networks"]) == 1
+    assert (system["total_parameters"] == system["parameters"]) is alone
+    assert system["total_parameters"] >= system["parameters"]
     assert set(system["needs"]) == {"labels", "pairing", "modality"}
     assert all(system["needs"].values())
     assert set(system["spatial_dims"]) <= {2, 3}
@@ -60,3 +66,29 @@ def test_numbers_are_those_of_the_network(monkeypatch, name):
     network = NETWORKS[kind](**{k: v for k, v in arguments.items() if k in asked})
     assert parameters(network) == system["parameters"]
     assert network_macs(network, (128, 128)) == system["macs"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+        for name, system in SYSTEMS.items()
+        if len(system["networks"]) > 1
+    ],
+)
+def test_totals_are_those_of_all_networks(monkeypatch, name):
+    """Of the game as it would train, its main network as wide as the table says."""
+    cheap_weights(monkeypatch)
+    system = SYSTEMS[name]
+    game = MODELS[system["game"][0]]
+    labels = {"regions" if name in ONE_CLASS else "classes": {"organ": (1,)}}
+    plan = checks.plan(config.Labels(**labels), ("t1", "t2", "ct"), size=128)
+    flat = dataclasses.replace(plan.configuration(2), strides=((2, 2),) * 4)
+    plan = dataclasses.replace(plan, configurations={"2d": flat})
+    kind, own = system["networks"][game.roles[0]]
+    width = inspect.signature(NETWORKS[kind].__init__).parameters["filters"].default
+    network = {"filters": own.get("filters", width)}
+    model = training.build_model(name, plan, network=network, compile=False)
+    counts = {role: parameters(getattr(model, role)) for role in game.given()}
+    assert counts[game.roles[0]] == system["parameters"]
+    assert sum(counts.values()) == system["total_parameters"]

@@ -140,6 +140,7 @@ def card(name):
         f"| year | {system['year']} |",
         f"| axes | {axes} |",
         f"| parameters of the main network | {system['parameters']:,} |",
+        f"| parameters of all networks that train | {system['total_parameters']:,} |",
         f"| multiply-adds of a slice of 128x128 | {system['macs'] / 1e9:.2f} G |",
         *[f"| needs: {key} | {value} |" for key, value in system["needs"].items()],
         "",
@@ -173,11 +174,13 @@ def card(name):
 def index():
     """Text of the list of all cards."""
     lines = ["# Systems", "", "Written by `make_cards.py`, which `make docs` runs.", ""]
-    lines += ["| name | what | year | parameters | multiply-adds |", "|---|---|---|---|---|"]
+    heads = ("name", "what", "year", "parameters", "of all networks", "multiply-adds")
+    lines += [f"| {' | '.join(heads)} |", "|---|---|---|---|---|---|"]
     for name, system in SYSTEMS.items():
-        count, macs = f"{system['parameters']:,}", f"{system['macs'] / 1e9:.2f} G"
-        link = f"[{name}]({name}.md)"
-        lines.append(f"| {link} | {system['summary']} | {system['year']} | {count} | {macs} |")
+        counts = [f"{system[key]:,}" for key in ("parameters", "total_parameters")]
+        cells = [f"[{name}]({name}.md)", system["summary"], str(system["year"]), *counts]
+        cells.append(f"{system['macs'] / 1e9:.2f} G")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

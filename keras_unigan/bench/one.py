@@ -70,9 +70,7 @@ def measured(experiment, study, split):
         "step_seconds": min(steps),
         "train_seconds": seconds,
         "inference_seconds": _inference(inference.Predictor(network, plan), study, split),
-        # Kibibytes on Linux, bytes on macOS.
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        / (2**30 if sys.platform == "darwin" else 2**20),
+        "peak_gib": _peak_bytes() / 2**30,
         "val_dice": max(_column(history, names, "val_dice"), default=None),
         **gradient,
         "macro_dice": scores["macro_dice"],
@@ -100,6 +98,17 @@ def _of_modalities(scores):
         modality: {score: mean([row[f"{score}_mean"] for row in rows]) for score in SCORES}
         for modality, rows in found.items()
     }
+
+
+def _peak_bytes():
+    """Most bytes of memory that this process has held."""
+    from keras_unigan.training import fitting
+
+    # What the system counts of a process by itself begins with the memory of the one that made it.
+    own = fitting.peak_bytes()
+    # Kibibytes on Linux, bytes on macOS.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return own or unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def mean(values):

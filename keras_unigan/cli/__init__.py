@@ -19,6 +19,7 @@ from keras_unigan.cli import (
     converting,
     demonstration,
     environment,
+    prelabelling,
     preparing,
     reproducing,
     serving,
@@ -69,7 +70,7 @@ def root(
 for _command in (
     *(environment.doctor, environment.models, preparing.init, splitting.split),
     converting.convert,
-    *(checking.check, checking.scrub, preparing.plan, preparing.prepare),
+    *(checking.check, checking.scrub, prelabelling.prelabel, preparing.plan, preparing.prepare),
     *(training.train, tuning.tune, using.predict, translating.translate, using.evaluate),
     *(synthesizing.synthesize, comparing.compare, benching.bench),
     *(using.report, viewing.view, reproducing.reproduce),

@@ -103,10 +103,12 @@ def models(json: Json = False):
         rows = []
         for name, system in SYSTEMS.items():
             axes = " ".join(f"{dims}-D" for dims in system["spatial_dims"])
-            count, macs = f"{system['parameters']:,}", f"{system['macs'] / 1e9:.2f} G"
-            rows.append((name, system["summary"], system["year"], count, macs, axes))
-        columns = ("name", "what", "year", "parameters", "multiply-adds", "axes")
-        table("Systems (main network; a slice of 128x128)", columns, rows)
+            counts = [f"{system[key]:,}" for key in ("parameters", "total_parameters")]
+            macs = f"{system['macs'] / 1e9:.2f} G"
+            rows.append((name, system["summary"], system["year"], *counts, macs, axes))
+        columns = ("name", "what", "year", "parameters", "of all", "multiply-adds", "axes")
+        title = "Systems (parameters of the main network and of all that train; multiply-adds of "
+        table(f"{title}the main network, of a slice of 128x128)", columns, rows)
         for name, system in SYSTEMS.items():
             networks = ", ".join(f"{role} {kind}" for role, (kind, _) in system["networks"].items())
             printer.say(

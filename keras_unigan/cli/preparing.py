@@ -256,7 +256,5 @@ def prepare(
         printer.say(f"{split}: {', '.join(f'{n} {m}' for m, n in counts.items())}")
     printer.say(*counted(summary["counters"]), f"Wrote {output} in {summary['seconds']:.1f} s")
     done = skip_bad or not summary["dead_letters"]
-    printer.result(
-        summary, f"unigan train {quote(output)} --model segan -o runs/a" if done else None
-    )
+    printer.result(summary, f"unigan train {quote(output)} -o runs/a" if done else None)
     refuse_dead_letters(summary, skip_bad)

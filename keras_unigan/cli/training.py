@@ -28,7 +28,11 @@ def train(
     shards: Annotated[str, typer.Argument(help="Folder that `unigan prepare` wrote.")],
     output: Annotated[str, typer.Option("--output", "-o", help="Run folder.")],
     model: Annotated[
-        str | None, typer.Option(help="A name of `unigan models`; left out: segan.")
+        str | None,
+        typer.Option(
+            help="A name of `unigan models`; left out: unigan, or joint where the training cases "
+            "have one modality or a translating game cannot learn from them."
+        ),
     ] = None,
     spatial_dims: Annotated[int | None, typer.Option(help="2 or 3; left out: 2.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Budget in minutes.")] = None,
@@ -90,6 +94,8 @@ def train(
     from keras_unigan import training
 
     if dry_run:
+        experiment, why = training.chosen(experiment, folds)
+        printer.say(*[why] * bool(why))
         data = training.describe(experiment)
         own = Path(shards, "plan.json")
         if own.is_file():

@@ -33,7 +33,14 @@ from keras_unigan.config.plans import (
     Plan,
     halvings,
 )
-from keras_unigan.config.studies import Case, Labels, Study, Values, synthetic_error
+from keras_unigan.config.studies import (
+    Case,
+    Labels,
+    Study,
+    Values,
+    prelabelled_error,
+    synthetic_error,
+)
 
 __all__ = [
     "ALL_CHANNELS",
@@ -61,6 +68,7 @@ __all__ = [
     "finite",
     "from_dict",
     "halvings",
+    "prelabelled_error",
     "read_json",
     "synthetic_error",
     "write_json",

@@ -133,7 +133,8 @@ class Experiment:
     Attributes:
         shards: Folder of shards.
         output: Run folder.
-        model: Name in `systems.SYSTEMS`.
+        model: Name in `systems.SYSTEMS`. None: `training.chosen` takes one by the data when the run
+            starts; the `config.json` of a run has its name.
         spatial_dims: 2 or 3.
         seed: Seed of weights, sampling and augmentation.
         replicas: Number of replicas under MirroredStrategy.
@@ -151,7 +152,7 @@ class Experiment:
 
     shards: str
     output: str
-    model: str = "segan"
+    model: str | None = None
     spatial_dims: int = 2
     seed: int = 0
     replicas: int = 1

@@ -37,6 +37,24 @@ def synthetic_error(where, split):
     )
 
 
+def prelabelled_error(where, place, fix):
+    """Returns KUG-D39 for a label map of an atlas where scores count.
+
+    Args:
+        where: The case.
+        place: What it is in, or among.
+        fix: What to do.
+    """
+    return CodedError(
+        "KUG-D39",
+        where,
+        f"a label map made by an atlas {place}",
+        "label maps that a person made",
+        "A score against it would say how well the atlas is imitated.",
+        fix,
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Labels:
     """How file values become label-map indices and training targets.
@@ -178,6 +196,7 @@ class Case:
             them, and so may voxels that it gives to them.
         synthetic: Whether a network made the image: such a case may be trained on, and nothing
             else.
+        prelabelled: Whether an atlas made the label map (`data.atlas`): the same.
     """
 
     subject: str
@@ -190,6 +209,7 @@ class Case:
     channel: int | None = None
     annotated: tuple[str, ...] | None = None
     synthetic: bool = rare(False)
+    prelabelled: bool = rare(False)
 
     def __post_init__(self):
         if self.channel is not None and self.channel < 0:
@@ -206,6 +226,8 @@ class Case:
             raise CodedError("KUG-D08", self.id, f"split {self.split!r}", f"one of {SPLITS}")
         if self.synthetic and self.split in SPLITS[1:]:
             raise synthetic_error(self.id, self.split)
+        if self.prelabelled and self.split in SPLITS[1:]:
+            raise prelabelled_error(self.id, f"in {self.split}", "give it the split train")
         if self.modality != self.modality.lower() or not self.modality:
             raise CodedError("KUG-D08", self.id, f"modality {self.modality!r}", "lower case")
 

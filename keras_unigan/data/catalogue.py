@@ -6,6 +6,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from keras_unigan.config import prelabelled_error
 from keras_unigan.data import records, sampling, splits
 from keras_unigan.errors import CodedError
 
@@ -121,8 +122,20 @@ def unpaired(cases, plan, seed):
     return [n for n, (subject, domain) in enumerate(pairs) if kept[subject] == domain]
 
 
-def _read(manifest, plan):
-    """Split, file, domain, position and arranged record of each case to train or validate with."""
+HEAD = ("case", "subject", "shape", "foreground", "labelled", "annotated")
+"""What `Cases.add` takes of an arranged record."""
+
+
+def _read(manifest, plan, keys=None):
+    """Split, file, domain, position and arranged record of each case to train or validate with.
+
+    Of the record only the `keys`, where there are some: what nobody asks for is not decoded.
+    """
+
+    def looked(number, place, serialized):
+        record = arrange(serialized, plan.channels)
+        return number, place, {key: record[key] for key in keys or record}
+
     shards = [
         (split, file, domain)
         for split in ("train", "val")
@@ -136,7 +149,7 @@ def _read(manifest, plan):
         lambda number: (
             tf.data.TFRecordDataset(files[number], "GZIP")
             .enumerate()
-            .map(lambda place, serialized: (number, place, arrange(serialized, plan.channels)))
+            .map(lambda place, serialized: looked(number, place, serialized))
         )
     )
     for number, position, record in dataset.with_options(options()):
@@ -155,7 +168,8 @@ def _folds(manifest, plan, count, seed):
         return {}
     files = [f for s in ("train", "val") for m in plan.modalities for f in manifest.files(s, m)]
     names = ("case", "subject", "modality")
-    keys = {key: tf.io.FixedLenFeature([], tf.string) for key in names} | records.SYNTHETIC
+    keys = {key: tf.io.FixedLenFeature([], tf.string) for key in names}
+    keys |= records.SYNTHETIC | records.PRELABELLED
     found: dict[bytes, set] = {}
     for serialized in tf.data.TFRecordDataset(files, "GZIP").with_options(options()):
         record = tf.io.parse_single_example(serialized, keys)
@@ -169,6 +183,10 @@ def _folds(manifest, plan, count, seed):
                 "another fold.",
                 "train without --folds, on the split that its maker was trained on",
             )
+        if record["prelabelled"]:
+            name = record["case"].numpy().decode()
+            fix = "train without --folds, on the split that the atlas was made in"
+            raise prelabelled_error(name, "among subjects to be dealt into folds", fix)
         found.setdefault(record["subject"].numpy(), set()).add(record["modality"].numpy())
     if len(found) < count:
         raise CodedError(
@@ -189,7 +207,7 @@ def collect(manifest, plan, budget, seed=0, paired=False, folds=1, fold=0):
     Args:
         manifest: `records.Manifest`.
         plan: `config.Plan`.
-        budget: Bytes.
+        budget: Bytes; 0 keeps none, and leaves them unread.
         seed: Decides which modality a training subject with several gives.
         paired: Whether it gives all of them.
         folds: Parts that the subjects of both splits are dealt into; 1 leaves the splits.
@@ -206,7 +224,7 @@ def collect(manifest, plan, budget, seed=0, paired=False, folds=1, fold=0):
     result = {split: Cases(channels=plan.channels) for split in ("train", "val")}
     kept: dict[str, list] = {"train": [], "val": []}
     used = 0
-    for split, file, domain, position, record in _read(manifest, plan):
+    for split, file, domain, position, record in _read(manifest, plan, None if budget else HEAD):
         if places:
             split = "val" if places[record["subject"].numpy().decode()] == fold else "train"
         # A volume without labels teaches a validation nothing.

@@ -344,6 +344,26 @@ def _check_translation(cases, plan, batch_size, targets):
     )
 
 
+def check_translating(cases, plan, spatial_dims, options):
+    """Refuses training cases that no translating game can learn from, with these options.
+
+    Args:
+        cases: `catalogue.Cases` of the training split.
+        plan: `config.Plan` with the patch and batch in use.
+        spatial_dims: 2 or 3.
+        options: `config.TrainOptions`.
+
+    Raises:
+        CodedError: As `load`: KUG-D14, KUG-D15, KUG-T02.
+    """
+    chosen = plan.configuration(spatial_dims)
+    if options.augment == "paint":
+        catalogue.check_painting(True, chosen.slices)
+    _check_translation(cases, plan, chosen.batch_size, options.targets)
+    if not options.allow_missing_classes:
+        catalogue.check_classes(cases, plan)
+
+
 # Nothing here has Python branches on tensors, and converting them takes longer than the rest.
 @tf.autograph.experimental.do_not_convert
 def load(
@@ -429,14 +449,12 @@ def load(
             "at least one",
             fix="give some subjects the split train in study.json, then unigan prepare",
         )
-    if options.augment == "paint":
-        catalogue.check_painting(translating, chosen.slices)
-    if translating is None and options.augment != "paint":
+    if translating:
+        check_translating(cases["train"], plan, spatial_dims, options)
+    elif options.augment == "paint":
+        catalogue.check_painting(False, chosen.slices)
+    elif translating is None:
         translating = _can_translate(cases["train"], chosen.batch_size, options.targets)
-    elif translating:
-        _check_translation(cases["train"], plan, chosen.batch_size, options.targets)
-        if not options.allow_missing_classes:
-            catalogue.check_classes(cases["train"], plan)
     if check is not None:
         check(plan, *catalogue.counts(cases["train"], plan))
     if seen is not None:

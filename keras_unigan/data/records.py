@@ -40,6 +40,7 @@ ANNOTATED = {"annotated": tf.io.FixedLenSequenceFeature([], tf.string, allow_mis
 """As `FEATURES`, of what the records alone have whose label maps do not show all names."""
 
 SYNTHETIC = {"synthetic": tf.io.FixedLenFeature([], tf.int64, 0)}
+PRELABELLED = {"prelabelled": tf.io.FixedLenFeature([], tf.int64, 0)}
 """As `FEATURES`, of what the records alone have whose images no scanner made."""
 
 IMAGE_DTYPES = ("uint8", "int16", "float32")
@@ -81,6 +82,8 @@ def schema(channels=1, cases=()):
         found["annotated"] = {"type": "string", "shape": [-1]}
     if any(case.synthetic for case in cases):
         found["synthetic"] = {"type": "int64", "shape": []}
+    if any(case.prelabelled for case in cases):
+        found["prelabelled"] = {"type": "int64", "shape": []}
     return found
 
 
@@ -179,6 +182,8 @@ def to_example(case, prepared):
         parts["annotated"].bytes_list.value.extend(names)
     if case.synthetic:
         parts["synthetic"].int64_list.value.append(1)
+    if case.prelabelled:
+        parts["prelabelled"].int64_list.value.append(1)
     return example.SerializeToString(deterministic=True)
 
 

@@ -5,8 +5,10 @@ of `networks.NETWORKS` and the constructor arguments that differ from its defaul
 class of `models.MODELS`. What depends on the data (channels, classes, strides) comes from the plan.
 `train` fills options of `config.TrainOptions` that a run leaves open.
 
-`parameters` are those of the main network, and `macs` the multiply-adds of one slice of 128x128
-through it, for one channel, two classes and three modalities where a comment says nothing else.
+`parameters` are those of the main network, `total_parameters` those of all networks that train, its
+adversaries too (which are the deeper, the larger the patch), and `macs` the multiply-adds of one
+patch through the main network: for patches of 128x128, one channel, two classes and three
+modalities where a comment says nothing else.
 """
 
 from typing import Any

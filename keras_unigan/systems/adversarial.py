@@ -27,6 +27,7 @@ ADVERSARIAL: dict[str, dict[str, Any]] = {
         "spatial_dims": (2, 3),
         # Generator of patches of 128, four levels, two classes, three modalities.
         "parameters": 11_244_099,
+        "total_parameters": 14_036_484,
         "macs": 1_911_652_352,
     },
     "segan": {
@@ -43,6 +44,7 @@ ADVERSARIAL: dict[str, dict[str, Any]] = {
         "spatial_dims": (2, 3),
         # Segmentor, one channel in and one out (methods.md §2.3).
         "parameters": 4_674_369,
+        "total_parameters": 5_332_225,
         "macs": 1_935_671_296,
     },
     "segan_paper": {
@@ -66,6 +68,7 @@ ADVERSARIAL: dict[str, dict[str, Any]] = {
         "needs": LABELS,
         "spatial_dims": (2, 3),
         "parameters": 4_674_369,
+        "total_parameters": 5_331_585,
         "macs": 1_935_671_296,
     },
     "segan_isic": {
@@ -92,6 +95,7 @@ ADVERSARIAL: dict[str, dict[str, Any]] = {
         "spatial_dims": (2,),
         # Segmentor, one channel in and one out (methods.md §2.4).
         "parameters": 156_228_992,
+        "total_parameters": 165_615_808,
         "macs": 18_854_707_200,
     },
     "segan_scalar": {
@@ -106,6 +110,7 @@ ADVERSARIAL: dict[str, dict[str, Any]] = {
         "needs": LABELS,
         "spatial_dims": (2, 3),
         "parameters": 4_674_369,
+        "total_parameters": 5_332_482,
         "macs": 1_935_671_296,
     },
     "cyclegan": {
@@ -122,6 +127,7 @@ ADVERSARIAL: dict[str, dict[str, Any]] = {
         "spatial_dims": (2,),
         # Two translators (methods.md §2.8).
         "parameters": 22_731_266,
+        "total_parameters": 28_256_644,
         "macs": 12_182_355_968,
     },
     "synseg": {
@@ -138,6 +144,7 @@ ADVERSARIAL: dict[str, dict[str, Any]] = {
         "spatial_dims": (2,),
         # Translators and segmentor, two classes out; with both discriminators 39,625,414 (§6).
         "parameters": 34_100_036,
+        "total_parameters": 39_625_414,
         "macs": 12_233_736_192,
     },
     "sifa": {
@@ -157,6 +164,7 @@ ADVERSARIAL: dict[str, dict[str, Any]] = {
         # Translator, encoder, decoder and segmentors, two classes out. With all discriminators and
         # five classes 43,347,441 (§6).
         "parameters": 32_273_905,
+        "total_parameters": 43_338_225,
         "macs": 7_279_738_880,
     },
     "stargan": {
@@ -172,6 +180,7 @@ ADVERSARIAL: dict[str, dict[str, Any]] = {
         "spatial_dims": (2, 3),
         # Generator for three modalities (methods.md §2.1).
         "parameters": 8_411_712,
+        "total_parameters": 53_155_328,
         "macs": 9_652_142_080,
     },
     "stargan+segan": {
@@ -188,6 +197,7 @@ ADVERSARIAL: dict[str, dict[str, Any]] = {
         "needs": GAMES,
         "spatial_dims": (2, 3),
         "parameters": 4_674_369,
+        "total_parameters": 58_487_553,
         "macs": 1_935_671_296,
     },
     "uagan": {
@@ -203,6 +213,7 @@ ADVERSARIAL: dict[str, dict[str, Any]] = {
         "spatial_dims": (2,),
         # Generator for three modalities, one channel in, two classes out (methods.md §2.5).
         "parameters": 60_442_755,
+        "total_parameters": 105_186_371,
         "macs": 20_215_496_704,
     },
     "unified_gan": {
@@ -219,6 +230,7 @@ ADVERSARIAL: dict[str, dict[str, Any]] = {
         "spatial_dims": (2, 3),
         # Generator for three modalities, one channel in, two classes out (methods.md §2.6).
         "parameters": 10_815_520,
+        "total_parameters": 55_559_136,
         "macs": 4_969_202_048,
     },
     "unigan": {
@@ -237,6 +249,7 @@ ADVERSARIAL: dict[str, dict[str, Any]] = {
         "needs": GAMES,
         "spatial_dims": (2, 3),
         "parameters": 10_820_032,
+        "total_parameters": 22_632_768,
         "macs": 3_008_888_832,
     },
     "synthesis": {
@@ -256,6 +269,7 @@ ADVERSARIAL: dict[str, dict[str, Any]] = {
         "spatial_dims": (2, 3),
         # The U-Net that judges what is made: as `joint`.
         "parameters": 7_759_554,
+        "total_parameters": 15_879_271,
         "macs": 3_008_888_832,
     },
 }

@@ -15,6 +15,7 @@ SUPERVISED: dict[str, dict[str, Any]] = {
         "spatial_dims": (2, 3),
         # U-Net of width 32 and 4 levels, one channel in, two classes out (methods.md §2.7).
         "parameters": 7_759_554,
+        "total_parameters": 7_759_554,
         "macs": 3_008_888_832,
     },
     "nnunet_plain": {
@@ -28,6 +29,7 @@ SUPERVISED: dict[str, dict[str, Any]] = {
         "spatial_dims": (2, 3),
         # Width 32, six stages (of a patch of 128), one channel in, two classes out (§2.7).
         "parameters": 20_619_082,
+        "total_parameters": 20_619_082,
         "macs": 3_554_148_352,
     },
     "synth_contrast": {
@@ -41,6 +43,7 @@ SUPERVISED: dict[str, dict[str, Any]] = {
         "needs": LABELS,
         "spatial_dims": (2, 3),
         "parameters": 7_759_554,
+        "total_parameters": 7_759_554,
         "macs": 3_008_888_832,
     },
     "individual": {
@@ -52,6 +55,7 @@ SUPERVISED: dict[str, dict[str, Any]] = {
         "needs": TOLD,
         "spatial_dims": (2, 3),
         "parameters": 23_278_662,
+        "total_parameters": 23_278_662,
         "macs": 9_026_666_496,
     },
     "joint_cond": {
@@ -63,6 +67,7 @@ SUPERVISED: dict[str, dict[str, Any]] = {
         "needs": TOLD,
         "spatial_dims": (2, 3),
         "parameters": 7_760_418,
+        "total_parameters": 7_760_418,
         "macs": 3_023_044_608,
     },
     "ds_norm": {
@@ -75,6 +80,7 @@ SUPERVISED: dict[str, dict[str, Any]] = {
         "needs": TOLD,
         "spatial_dims": (2, 3),
         "parameters": 7_777_218,
+        "total_parameters": 7_777_218,
         "macs": 3_008_906_496,
     },
     "ummkd": {
@@ -91,6 +97,7 @@ SUPERVISED: dict[str, dict[str, Any]] = {
         # One channel in, two classes out, three modalities. Three channels and five classes have
         # 39,302,456, and 20,192 for each modality (methods.md §2.8).
         "parameters": 32_271_728,
+        "total_parameters": 32_271_728,
         "macs": 8_494_879_040,
     },
     "early_fusion": {
@@ -102,6 +109,7 @@ SUPERVISED: dict[str, dict[str, Any]] = {
         "needs": TOLD_PAIRED,
         "spatial_dims": (2, 3),
         "parameters": 7_760_130,
+        "total_parameters": 7_760_130,
         "macs": 3_018_326_016,
     },
     "late_fusion": {
@@ -114,6 +122,7 @@ SUPERVISED: dict[str, dict[str, Any]] = {
         "needs": TOLD_PAIRED,
         "spatial_dims": (2, 3),
         "parameters": 23_315_458,
+        "total_parameters": 23_315_458,
         "macs": 9_628_549_120,
     },
     "cross_modality_conv": {
@@ -126,6 +135,7 @@ SUPERVISED: dict[str, dict[str, Any]] = {
         "needs": TOLD_PAIRED,
         "spatial_dims": (2, 3),
         "parameters": 10_364_514,
+        "total_parameters": 10_364_514,
         "macs": 4_880_596_992,
     },
     "shared_latent": {
@@ -138,6 +148,7 @@ SUPERVISED: dict[str, dict[str, Any]] = {
         "needs": TOLD_SOME,
         "spatial_dims": (2, 3),
         "parameters": 19_246_533,
+        "total_parameters": 19_246_533,
         "macs": 4_679_270_400,
     },
     "dual_stream": {
@@ -149,6 +160,7 @@ SUPERVISED: dict[str, dict[str, Any]] = {
         "needs": TOLD,
         "spatial_dims": (2, 3),
         "parameters": 14_428_230,
+        "total_parameters": 14_428_230,
         "macs": 8_120_696_832,
     },
     "y_shape": {
@@ -160,6 +172,7 @@ SUPERVISED: dict[str, dict[str, Any]] = {
         "needs": TOLD,
         "spatial_dims": (2, 3),
         "parameters": 10_102_914,
+        "total_parameters": 10_102_914,
         "macs": 4_679_270_400,
     },
     "padnet": {
@@ -171,6 +184,7 @@ SUPERVISED: dict[str, dict[str, Any]] = {
         "needs": SOME,
         "spatial_dims": (2, 3),
         "parameters": 7_861_414,
+        "total_parameters": 7_861_414,
         "macs": 4_669_833_216,
     },
     "se_unet": {
@@ -182,6 +196,7 @@ SUPERVISED: dict[str, dict[str, Any]] = {
         "needs": LABELS,
         "spatial_dims": (2, 3),
         "parameters": 7_814_082,
+        "total_parameters": 7_814_082,
         "macs": 3_008_943_360,
     },
 }

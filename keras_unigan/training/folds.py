@@ -7,6 +7,7 @@ import statistics
 from pathlib import Path
 
 from keras_unigan.errors import CodedError
+from keras_unigan.training.choosing import chosen
 from keras_unigan.training.running import run
 
 
@@ -44,6 +45,9 @@ def run_folds(experiment, count, resume=False, overwrite=False, say=print, **opt
     """
     if count < 2:
         raise CodedError("KUG-T02", "--folds", f"{count}", "2 or more")
+    experiment, why = chosen(experiment, count)
+    if why:
+        say(why)
     runs, found = [], []
     for fold in range(count):
         folder = fold_folder(experiment.output, fold)

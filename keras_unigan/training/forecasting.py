@@ -11,6 +11,7 @@ from pathlib import Path
 from keras_unigan.config import Plan, read_json, write_json
 from keras_unigan.errors import CodedError
 from keras_unigan.training import fitting, running
+from keras_unigan.training.choosing import chosen
 from keras_unigan.training.devices import Workers
 from keras_unigan.training.session import PICTURES
 
@@ -42,6 +43,7 @@ def forecast(experiment, memory_gib=None):
             "unset TF_CONFIG",
         )
     begun = time.monotonic()
+    experiment, _ = chosen(experiment)
     found = _ask(experiment, memory_gib)
     result = {**extrapolate(experiment, found), "probe": found}
     result["probe_seconds"] = round(time.monotonic() - begun, 1)

@@ -18,6 +18,7 @@ from keras_unigan.data import audit, datasets, records
 from keras_unigan.errors import CodedError
 from keras_unigan.training import fitting, transfer
 from keras_unigan.training.building import build_model, check_cases, own_options, translates
+from keras_unigan.training.choosing import chosen
 from keras_unigan.training.devices import Workers, strategy_for
 from keras_unigan.training.session import Session
 
@@ -121,16 +122,16 @@ def describe(experiment):
     Raises:
         CodedError: As `run`, but for the run folder.
     """
-    experiment = _with_horizon(experiment)
+    experiment = _with_horizon(chosen(experiment)[0])
     _, val, plan, model = _parts(experiment)
-    chosen = plan.configuration(experiment.spatial_dims)
+    configuration = plan.configuration(experiment.spatial_dims)
     networks = {role: getattr(model, role).count_params() for role in model.roles}
     result = {
         "model": experiment.model,
         "modalities": list(plan.modalities),
         "outputs": list(plan.labels.names),
-        "patch_size": list(chosen.patch_size),
-        "batch_size": chosen.batch_size,
+        "patch_size": list(configuration.patch_size),
+        "batch_size": configuration.batch_size,
         "parameters": networks,
         "steps": budget_of(experiment),
         "minutes": experiment.minutes,
@@ -153,7 +154,8 @@ def run(experiment, resume=False, overwrite=False, quiet=False, console=None, me
     of every batch, and the first of them writes the folder.
 
     Args:
-        experiment: `config.Experiment`; without a budget it runs `DEFAULT_STEPS`.
+        experiment: `config.Experiment`; without a budget it runs `DEFAULT_STEPS`, and without a
+            system the one that `chosen` takes.
         resume: Go on from the last checkpoint; the budget counts what was done before.
         overwrite: Replace an earlier run in the folder.
         quiet: Print no progress.
@@ -181,10 +183,11 @@ def run(experiment, resume=False, overwrite=False, quiet=False, console=None, me
             "steps or epochs",
             "Each worker has its own clock, and all must stop at the same step.",
         )
+    why = None
     if resume:
         experiment, state = _resumed(folder, experiment)
     else:
-        experiment, state = _with_horizon(experiment), callbacks.State()
+        state = callbacks.State()
         if workers.chief and not overwrite and folder.exists() and any(folder.iterdir()):
             raise CodedError(
                 "KUG-E02",
@@ -194,6 +197,8 @@ def run(experiment, resume=False, overwrite=False, quiet=False, console=None, me
                 "Nothing is overwritten silently.",
                 "choose another --output, or give --resume or --overwrite",
             )
+        experiment, why = chosen(experiment)
+        experiment = _with_horizon(experiment)
     seen = audit.Seen()
     train, val, plan, model = _parts(experiment, state.steps, seen)
     if workers.count == experiment.replicas == 1:
@@ -213,6 +218,8 @@ def run(experiment, resume=False, overwrite=False, quiet=False, console=None, me
         folder.mkdir(parents=True, exist_ok=True)
         experiment.save(folder / "config.json")
         plan.save(folder / "plan.json")
+    if why and session.progress:
+        session.progress.console.print(why)
     if report and session.progress:
         session.progress.console.print(transfer.text(report))
     status = "failed"
@@ -250,6 +257,8 @@ def _resumed(folder, experiment):
     before = Experiment.load(folder / "config.json")
     if experiment.horizon is None:
         experiment = dataclasses.replace(experiment, horizon=before.horizon)
+    if experiment.model is None:
+        experiment = dataclasses.replace(experiment, model=before.model)
     for field in dataclasses.fields(Experiment):
         old, new = getattr(before, field.name), getattr(experiment, field.name)
         if field.name == "train":

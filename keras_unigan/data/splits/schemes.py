@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 
-from keras_unigan.config import SPLITS
+from keras_unigan.config import SPLITS, prelabelled_error
 from keras_unigan.data.splits import units
 from keras_unigan.data.splits.assignment import Assignment, Place, Scheme
 from keras_unigan.data.splits.balance import allot, deal, one_modality
@@ -66,6 +66,10 @@ def assign(study, scheme, classes=None, together=(), fold=None):
             "It was made of training subjects, and would leak them into another split.",
             "split the scans first, then unigan synthesize from a run that was trained on them",
         )
+    made = next((case.id for case in study.cases if case.prelabelled), None)
+    if made is not None:
+        fix = "split the scans first, then unigan prelabel"
+        raise prelabelled_error(made, "in a study that is to be split", fix)
     groups = units.linked(study, together)
     found = units.units_of(study.cases, groups, classes)
     sites = _sites(study) if scheme.leave_one_site_out else ()
