@@ -252,7 +252,8 @@ def prelabel(study, folder, confidence=CONFIDENCE, say=None):
     failed: dict[str, str] = {}
     read = list(_read(study, known, failed))
     if not read:
-        raise CodedError("KUG-D14", study.name, "no labelled scan that can be read", "one")
+        first = f"no labelled scan that can be read ({next(iter(failed.values()))})"
+        raise CodedError("KUG-D14", study.name, first, "one", fix="unigan check names them all")
     known, scans, shares = (list(part) for part in zip(*read, strict=True))
     dice = check(study, known, scans, shares, confidence)
     seen = dict(zip(_indices(study.labels), _found(study, shares), strict=True))

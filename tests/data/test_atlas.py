@@ -192,6 +192,16 @@ def test_needs_labelled_and_unlabelled_training_scans(tmp_path):
             atlas.prelabel(part, tmp_path / "made")
 
 
+def test_says_why_no_labelled_scan_could_be_read(tmp_path):
+    study, _ = write_study(tmp_path)
+    for number in range(3):
+        (tmp_path / f"s{number}_image.nii.gz").unlink()
+    with pytest.raises(
+        CodedError, match=r"KUG-D14 .*can be read \(KUG-D01 .*s0_image.*no such file"
+    ):
+        atlas.prelabel(study, tmp_path / "made")
+
+
 def test_command_writes_a_study_that_prepares_and_names_what_it_could_not_read(tmp_path, capsys):
     write_study(tmp_path)
     (tmp_path / "s4_image.nii.gz").write_bytes(b"no scan")
