@@ -122,9 +122,13 @@ def memberships(study, case, scan):
     return np.stack([stretch((index_map == i).astype(np.float32), GRID) for i in indices])
 
 
-def prior_of(shares):
-    """Probability of each index at each voxel of the atlas: the mean of subjects, blurred."""
-    blurred = [ndimage.gaussian_filter(index, BLUR) for index in np.mean(shares, axis=0)]
+def prior_of(share):
+    """Probability of each index at each voxel of the atlas.
+
+    Args:
+        share: Mean of the subjects' `memberships`, which is blurred.
+    """
+    blurred = [ndimage.gaussian_filter(index, BLUR) for index in share]
     prior = np.maximum(blurred, 0.0) + FLOOR
     return prior / prior.sum(axis=0)
 
@@ -175,14 +179,13 @@ def label(prior, likely, scan, confidence=CONFIDENCE):
     return result
 
 
-def check(study, cases, scans, shares, confidence=CONFIDENCE):
+def check(study, cases, total, confidence=CONFIDENCE):
     """Dice of each name in labelled scans that the atlas of the others labels.
 
     Args:
         study: `config.Study`.
-        cases: Labelled cases.
-        scans: `Scan` of each.
-        shares: `memberships` of each.
+        cases: Labelled cases that the atlas was made of.
+        total: Sum of their `memberships`.
         confidence: As in `label`.
 
     Returns:
@@ -190,11 +193,10 @@ def check(study, cases, scans, shares, confidence=CONFIDENCE):
         truth has the name, or with fewer than two cases.
     """
     found = collections.defaultdict(list)
-    for place, (case, scan) in enumerate(zip(cases, scans, strict=True)):
-        others = [share for other, share in enumerate(shares) if other != place]
-        if place >= CHECKED or not others:
-            break
-        prior = prior_of(others)
+    for case in cases[:CHECKED] if len(cases) > 1 else ():
+        scan = read_scan(study, case)
+        others = total - memberships(study, case, scan)
+        prior = prior_of(others / (len(cases) - 1))
         made = label(prior, histograms(prior, [scan.coarse]), scan, confidence)
         truth = nifti.to_ras(volumes.read(study.path(case.label))).array
         truth = preprocessing.encode_labels(truth, study.labels, case.id)
@@ -233,8 +235,8 @@ def prelabel(study, folder, confidence=CONFIDENCE, say=None):
         is not known), `annotated` (names), `failed` (case -> why).
 
     Raises:
-        CodedError: KUG-D14 without labelled or without unlabelled training cases; KUG-D39 where the
-            atlas finds no name; KUG-D36 for images of several channels.
+        CodedError: KUG-D14 without labelled or without unlabelled training cases, or where none of
+            the labelled can be read; KUG-D39 where the atlas finds no name.
     """
     say = say or (lambda _: None)
     train = [case for case in study.cases if case.split == SPLITS[0] and not case.synthetic]
@@ -250,13 +252,20 @@ def prelabel(study, folder, confidence=CONFIDENCE, say=None):
                 "An atlas of labelled training scans labels the others.",
             )
     failed: dict[str, str] = {}
-    read = list(_read(study, known, failed))
-    if not read:
+    used, total = [], 0.0
+    # One scan at a time: many large ones do not fit into memory together.
+    for case, scan in _read(study, known, failed):
+        try:
+            total = total + memberships(study, case, scan)
+            used.append(case)
+        except CodedError as error:
+            failed[case.id] = str(error)
+    if not used:
         first = f"no labelled scan that can be read ({next(iter(failed.values()))})"
         raise CodedError("KUG-D14", study.name, first, "one", fix="unigan check names them all")
-    known, scans, shares = (list(part) for part in zip(*read, strict=True))
-    dice = check(study, known, scans, shares, confidence)
-    seen = dict(zip(_indices(study.labels), _found(study, shares), strict=True))
+    dice = check(study, used, total, confidence)
+    some = np.max(total, axis=(1, 2, 3)) > 0
+    seen = {name: some[own].any() for name, own in _indices(study.labels).items()}
     annotated = [n for n, d in dice.items() if seen[n] and not d < LEAST_DICE]
     if not annotated:
         raise CodedError(
@@ -267,19 +276,18 @@ def prelabel(study, folder, confidence=CONFIDENCE, say=None):
             "Things do not lie at about the same place in all scans.",
             "train on the labelled scans, with --augment contrast",
         )
-    prior, made = prior_of(shares), {}
+    prior, made = prior_of(total / len(used)), {}
     for modality in study.modalities:
         own = [case for case in wanted if case.modality == modality]
-        opened = [(case, scan) for case, scan, _ in _read(study, own, failed)]
-        likely = histograms(prior, [scan.coarse for _, scan in opened])
-        for case, scan in opened:
+        likely = histograms(prior, [scan.coarse for _, scan in _read(study, own, failed)])
+        for case, scan in _read(study, [case for case in own if case.id not in failed], failed):
             index_map = label(prior, likely, scan, confidence)
             made[case.id] = _write(study, folder, case, scan, index_map, annotated)
             share = np.mean(index_map[scan.box] == IGNORE)
             say(f"{case.id}: labelled but for {share:.0%} of its box")
     cases = tuple(made.get(case.id, case) for case in study.cases)
     report = {
-        "labelled": [case.id for case in known],
+        "labelled": [case.id for case in used],
         "prelabelled": list(made),
         "dice": {name: None if np.isnan(value) else value for name, value in dice.items()},
         "annotated": annotated,
@@ -289,21 +297,14 @@ def prelabel(study, folder, confidence=CONFIDENCE, say=None):
 
 
 def _read(study, cases, failed):
-    """Case, scan and (of labelled ones) memberships, of the cases that can be read."""
+    """Case and scan of those that can be read; the others are noted in `failed`."""
     for case in cases:
         try:
             scan = read_scan(study, case)
-            share = memberships(study, case, scan) if case.label else None
         except CodedError as error:
             failed[case.id] = str(error)
         else:
-            yield case, scan, share
-
-
-def _found(study, shares):
-    """For each scored name whether a labelled scan has it."""
-    some = np.max([share.max(axis=(1, 2, 3)) for share in shares], axis=0) > 0
-    return [bool(some[own].any()) for own in _indices(study.labels).values()]
+            yield case, scan
 
 
 def _text(dice):
