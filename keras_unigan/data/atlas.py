@@ -109,17 +109,26 @@ def read_scan(study, case):
     return Scan(volume, box, ranks, coarse)
 
 
-def memberships(study, case, scan):
-    """Label-map indices of a labelled case as shares at the atlas's voxels.
-
-    Returns:
-        float32 `(indices, *GRID)`; 0 throughout where nobody looked.
-    """
+def read_truth(study, case, scan):
+    """Label-map indices of a labelled case in RAS+, uint8; 255 where nobody looked."""
     label = nifti.to_ras(volumes.read(study.path(case.label)))
     preprocessing.check_pair(nifti.to_ras(scan.volume), label, case.id)
-    index_map = preprocessing.encode_labels(label.array, study.labels, case.id)[scan.box]
-    indices = range(len(study.labels.values))
-    return np.stack([stretch((index_map == i).astype(np.float32), GRID) for i in indices])
+    return preprocessing.encode_labels(label.array, study.labels, case.id)
+
+
+def memberships(truth, scan, count):
+    """Label-map indices as shares at the atlas's voxels.
+
+    Args:
+        truth: Of `read_truth`.
+        scan: `Scan` of the case.
+        count: Number of indices.
+
+    Returns:
+        float32 `(count, *GRID)`; 0 throughout where nobody looked.
+    """
+    own = truth[scan.box]
+    return np.stack([stretch((own == index).astype(np.float32), GRID) for index in range(count)])
 
 
 def prior_of(share):
@@ -195,11 +204,10 @@ def check(study, cases, total, confidence=CONFIDENCE):
     found = collections.defaultdict(list)
     for case in cases[:CHECKED] if len(cases) > 1 else ():
         scan = read_scan(study, case)
-        others = total - memberships(study, case, scan)
+        truth = read_truth(study, case, scan)
+        others = total - memberships(truth, scan, len(total))
         prior = prior_of(others / (len(cases) - 1))
         made = label(prior, histograms(prior, [scan.coarse]), scan, confidence)
-        truth = nifti.to_ras(volumes.read(study.path(case.label))).array
-        truth = preprocessing.encode_labels(truth, study.labels, case.id)
         asked = (made != IGNORE) & (truth != IGNORE)
         for name, own in _indices(study.labels).items():
             first, second = (np.isin(array, own) & asked for array in (truth, made))
@@ -256,7 +264,8 @@ def prelabel(study, folder, confidence=CONFIDENCE, say=None):
     # One scan at a time: many large ones do not fit into memory together.
     for case, scan in _read(study, known, failed):
         try:
-            total = total + memberships(study, case, scan)
+            truth = read_truth(study, case, scan)
+            total = total + memberships(truth, scan, len(study.labels.values))
             used.append(case)
         except CodedError as error:
             failed[case.id] = str(error)
